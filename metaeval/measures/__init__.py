@@ -1,0 +1,1 @@
+"""Generalization measures: numbers about one trained model on one data set."""

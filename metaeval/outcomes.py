@@ -1,0 +1,69 @@
+"""What a cell of the cube says, and the only comparison of a distance with an epsilon."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+NORMS = ("linf", "l2", "l1")
+
+# Largest excess over epsilon that an accepted adversarial may have: float32 sums x + delta have float64
+# norms a little above epsilon. Absolute for linf (pixel scale), relative for l2 and l1.
+ABSOLUTE_TOLERANCE = {"linf": 1e-7, "l2": 0.0, "l1": 0.0}
+RELATIVE_TOLERANCE = {"linf": 0.0, "l2": 1e-6, "l1": 1e-6}
+
+
+class Cell(IntEnum):
+    """State of one (sample, level) of one attack's column."""
+
+    PENDING = 0
+    MISCLASSIFIED = 1
+    BROKEN = 2
+    BROKEN_ENVELOPE = 3
+    BROKEN_OVERRULED = 4
+    ROBUST = 5
+    ROBUST_INFERRED = 6
+
+
+CELL_MEANINGS = {
+    Cell.PENDING: "pending",
+    Cell.MISCLASSIFIED: "misclassified",
+    Cell.BROKEN: "broken",
+    Cell.BROKEN_ENVELOPE: "broken-envelope",
+    Cell.BROKEN_OVERRULED: "broken-overruled",
+    Cell.ROBUST: "robust",
+    Cell.ROBUST_INFERRED: "robust-inferred",
+}
+
+
+def broken(distance: npt.ArrayLike, epsilon: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Tell where an adversarial at `distance` breaks a sample at `epsilon`.
+
+    Parameters
+    ----------
+    distance, epsilon : array_like
+        Minimal distances and radii in the same norm; broadcast against each other.
+
+    Returns
+    -------
+    ndarray of float64
+        1 where broken, 0 where not, NaN where the distance is NaN (not computed).
+    """
+    d, e = np.broadcast_arrays(np.asarray(distance, dtype=np.float64), np.asarray(epsilon, dtype=np.float64))
+    return np.where(np.isnan(d), np.nan, (d <= e * (1 + 1e-9)).astype(np.float64))
+
+
+def within(distance: npt.ArrayLike, epsilon: npt.ArrayLike, norm: str) -> npt.NDArray[np.bool_]:
+    """Tell where a float64 norm counts as inside the ball of radius `epsilon`, rounding allowed for."""
+    d, e = np.asarray(distance, dtype=np.float64), np.asarray(epsilon, dtype=np.float64)
+    return np.asarray(d <= e + ABSOLUTE_TOLERANCE[norm] + RELATIVE_TOLERANCE[norm] * e)
+
+
+def snap(distance: npt.ArrayLike, epsilons: npt.ArrayLike, norm: str) -> npt.NDArray[np.float64]:
+    """Return distances with those a rounding error above an epsilon set to exactly that epsilon."""
+    d = np.array(distance, dtype=np.float64, ndmin=1)
+    for epsilon in np.sort(np.asarray(epsilons, dtype=np.float64)):
+        d[(d > epsilon) & within(d, epsilon, norm)] = epsilon
+    return d

@@ -1,0 +1,1 @@
+"""From a study to a cube: plan, sources and attacks put to work."""
