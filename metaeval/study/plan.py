@@ -1,0 +1,90 @@
+"""The plan: every task of a study, what it depends on and what it costs, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metaeval.study.numbers import Epsilon
+
+SHARD = 1000  # samples in one task; also the chunk length of the cube's sample axis
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes through a model: rows sent forward and rows sent backward."""
+
+    forwards: float = 0.0
+    backwards: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.forwards + other.forwards, self.backwards + other.backwards)
+
+    def __mul__(self, factor: float) -> Cost:
+        return Cost(self.forwards * factor, self.backwards * factor)
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """One attack of one threat model with everything that decides its results.
+
+    Attributes
+    ----------
+    settings : mapping
+        All settings, defaults included.
+    reduced : str
+        The settings that are weaker than the attack's standard, in words; empty if none.
+    cost : Cost
+        Predicted passes for one sample over all epsilons.
+    """
+
+    norm: str
+    attack: str
+    version: str
+    search: str
+    settings: Mapping[str, Any]
+    reduced: str
+    epsilons: tuple[Epsilon, ...]
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of work: one model, one attack, one shard of samples, all epsilons at once."""
+
+    model: str
+    attack: AttackPlan
+    shard: int
+    start: int
+    stop: int
+
+    @property
+    def samples(self) -> int:
+        """Number of samples of the shard that the study uses."""
+        return self.stop - self.start
+
+    @property
+    def cost(self) -> Cost:
+        """Predicted passes of the whole task."""
+        return self.attack.cost * self.samples
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a study will compute: models x attacks x shards of samples."""
+
+    samples: int
+    models: tuple[str, ...]
+    attacks: tuple[AttackPlan, ...]
+
+    def shards(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (shard, first sample, end) over the samples of the study."""
+        for shard, start in enumerate(range(0, self.samples, SHARD)):
+            yield shard, start, min(start + SHARD, self.samples)
+
+    def tasks(self, model: str) -> Iterator[Task]:
+        """Yield the tasks of one model, in the order in which they run."""
+        for attack in self.attacks:
+            for shard, start, stop in self.shards():
+                yield Task(model, attack, shard, start, stop)
