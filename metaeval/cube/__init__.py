@@ -1,0 +1,1 @@
+"""The labelled store: layout, journal, writing, aggregates, opening, verifying."""

@@ -1,0 +1,122 @@
+"""Creating, growing and replacing zarr groups as the layout table says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import ZstdCodec
+
+from metaeval.cube.files import write_atomically
+from metaeval.cube.layout import GROUPS, Variable, chunk_shape
+
+Values = npt.NDArray[Any]
+
+
+@contextmanager
+def quiet_zarr() -> Iterator[None]:
+    """Silence zarr's notes that strings and consolidated metadata are newer than its specification."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Consolidated metadata is currently not part.*")
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        yield
+
+
+def create_array(
+    group: zarr.Group, name: str, described: Variable, sizes: Mapping[str, int], *, growing: bool
+) -> zarr.Array:
+    """Create one array, empty, with the shape that the sizes of its dimensions give."""
+    with quiet_zarr():
+        return group.create_array(
+            name,
+            shape=tuple(sizes[dim] for dim in described.dims),
+            chunks=chunk_shape(described, sizes, growing=growing),
+            dtype=described.dtype,
+            fill_value=described.fill,
+            # Without its checksum, zstd reads many flipped bits silently.
+            compressors=[ZstdCodec(level=3, checksum=True)],
+            dimension_names=described.dims,
+            attributes=dict(described.attributes),
+            overwrite=True,
+        )
+
+
+def assign(array: zarr.Array, values: Any) -> None:
+    """Write an array whole."""
+    if 0 in array.shape:
+        return
+    array[...] = text(values) if array.dtype.kind in "OTU" else np.asarray(values, dtype=array.dtype)
+
+
+def text(values: Any) -> Values:
+    """Return strings as the variable-length strings that zarr writes."""
+    return np.asarray(values, dtype=np.dtypes.StringDType())
+
+
+def coordinate_attribute(variables: Mapping[str, Variable]) -> dict[str, str]:
+    """Return the group attribute that tells xarray which arrays are coordinates."""
+    names = [name for name, v in variables.items() if v.coordinate and v.dims != (name,)]
+    return {"coordinates": " ".join(names)} if names else {}
+
+
+def replace_group(
+    path: Path,
+    name: str,
+    variables: Mapping[str, Variable],
+    values: Mapping[str, Any],
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a group that is always rewritten whole, so that a reader finds the old one or the new one.
+
+    The group is built beside the cube and renamed into it.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    built, old, target = scratch / "new.zarr", scratch / "old", path / name
+    group = zarr.open_group(built, mode="w", zarr_format=3)
+    group.attrs.update({**coordinate_attribute(variables), **(attributes or {})})
+    sizes: dict[str, int] = {}
+    for key, described in variables.items():
+        sizes.update(zip(described.dims, np.shape(values[key]), strict=True))
+    for key, described in variables.items():
+        assign(create_array(group, key, described, sizes, growing=False), values[key])
+    if target.exists():
+        os.replace(target, old)
+    os.replace(built, target)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_group(path: Path, name: str) -> None:
+    """Remove a group that is rewritten whole."""
+    shutil.rmtree(path / name, ignore_errors=True)
+
+
+def aggregate_variables(name: str) -> dict[str, Variable]:
+    """Return the table's variables of a group that is rewritten whole."""
+    return GROUPS[name]
+
+
+def drop_consolidated(path: Path) -> None:
+    """Delete consolidated metadata: once stale, it silently hides what was added."""
+    for node in [path, *(path / name for name in GROUPS)]:
+        file = node / "zarr.json"
+        if not file.exists():
+            continue
+        content = json.loads(file.read_bytes())
+        if content.pop("consolidated_metadata", None) is not None:
+            write_atomically(file, json.dumps(content, indent=2).encode())
+
+
+def consolidate(path: Path) -> None:
+    """Write consolidated metadata, which plain `xr.open_zarr` looks for; the last step of any change."""
+    with quiet_zarr():
+        zarr.consolidate_metadata(str(path), zarr_format=3)

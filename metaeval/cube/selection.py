@@ -1,0 +1,57 @@
+"""Which part of a store the aggregates cover: the current study's models, attacks, epsilons and samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class NormSelection:
+    """One norm's attacks and epsilons, in the study's order.
+
+    `identities` maps model to attack to the identity of the column that the study wants; a stored column
+    of another identity counts as pending. None: any identity will do, as long as it is one per column.
+    """
+
+    attacks: tuple[str, ...]
+    epsilons: tuple[float, ...]
+    identities: Mapping[str, Mapping[str, str]] | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the aggregates cover; stored in the cube, so that they can be rebuilt from the cube alone.
+
+    `samples` is the number of first samples; `clean_identities` maps model to the identity of its clean
+    forward pass, as `NormSelection.identities` does for columns.
+    """
+
+    models: tuple[str, ...]
+    samples: int
+    norms: Mapping[str, NormSelection] = field(default_factory=dict)
+    clean_identities: Mapping[str, str] | None = None
+
+    def to_json(self) -> str:
+        """Return the selection as the text that the cube's root attribute `selection` holds."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Selection:
+        """Return the selection that `to_json` wrote."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Selection:
+        """Return the selection that a plain dictionary of the same keys describes."""
+        norms = {
+            norm: NormSelection(
+                tuple(value["attacks"]),
+                tuple(float(epsilon) for epsilon in value["epsilons"]),
+                value.get("identities"),
+            )
+            for norm, value in content.get("norms", {}).items()
+        }
+        return cls(tuple(content["models"]), int(content["samples"]), norms, content.get("clean_identities"))
