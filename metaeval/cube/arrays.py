@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,22 @@ def remove_group(path: Path, name: str) -> None:
     shutil.rmtree(path / name, ignore_errors=True)
 
 
-def aggregate_variables(name: str) -> dict[str, Variable]:
-    """Return the table's variables of a group that is rewritten whole."""
-    return GROUPS[name]
+def attempt(read: Callable[[], Any]) -> Any | None:
+    """Return what a read gives, or None if the stored bytes are absent or damaged.
+
+    Zarr and its codecs raise many types for a damaged file. Errors that say nothing about the bytes (no
+    permission, no memory, too many open files) are raised.
+    """
+    try:
+        return read()
+    except MemoryError:
+        raise
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno == errno.EIO:
+            return None
+        raise
+    except Exception:
+        return None
 
 
 def drop_consolidated(path: Path) -> None:

@@ -41,14 +41,14 @@ class Task:
 class Record:
     """What a finished task stored: enough to tell whether it covers a plan and whether it is still intact.
 
-    `epsilons` are the levels with a verdict for every sample; `levels` all levels of the store when the
-    task was written (both as float64 hex, in the store's order).
+    `epsilons` maps each level (float64 hex) to the number of first samples with a verdict there; `levels`
+    are all levels of the store when the task was written, in the store's order.
     """
 
     identity: str
     sample_hashes: tuple[str, ...]
     checksums: Mapping[str, str]
-    epsilons: tuple[str, ...] = ()
+    epsilons: Mapping[str, int] = field(default_factory=dict)
     levels: tuple[str, ...] = ()
     seconds: float | None = None
     forwards: int = 0
@@ -76,7 +76,9 @@ def epsilon_hex(epsilon: float) -> str:
     return float(epsilon).hex()
 
 
-def covers(record: Record | None, identity: str, sample_hashes: Sequence[str], epsilons: Iterable[float]) -> bool:
+def covers(
+    record: Record | None, identity: str, sample_hashes: Sequence[str], epsilons: Iterable[float]
+) -> bool:
     """Tell whether a record makes a task done.
 
     Parameters
@@ -94,7 +96,7 @@ def covers(record: Record | None, identity: str, sample_hashes: Sequence[str], e
         return False
     if tuple(sample_hashes) != record.sample_hashes[: len(sample_hashes)]:
         return False
-    return {epsilon_hex(epsilon) for epsilon in epsilons} <= set(record.epsilons)
+    return all(record.epsilons.get(epsilon_hex(epsilon), -1) >= len(sample_hashes) for epsilon in epsilons)
 
 
 def now() -> str:
@@ -119,7 +121,10 @@ class Journal:
         if content is None:
             return None
         content["sample_hashes"] = content["sample_hashes"].split()
-        return Record(**{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()})
+        try:
+            return Record(**{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()})
+        except TypeError:  # written by a version with other fields
+            return None
 
     def failure(self, task: Task) -> Failure | None:
         """Return why a task failed last, or None."""

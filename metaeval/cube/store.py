@@ -1,24 +1,37 @@
 """The cube while it grows: axes, columns, records.
 
-Locks are the caller's (`metaeval.cube.locks`): whoever changes axes, models, attributes or aggregates holds the layout
-lock exclusively; whoever writes columns holds it shared, and no two write the same task.
+Locks are the caller's (`metaeval.cube.locks`): whoever changes axes, models, attributes or aggregates holds
+the layout lock exclusively; whoever writes columns holds it shared, and no two write the same task.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import zarr
 
-from metaeval.cube.journal import Record
+from metaeval.cube import arrays, growth
+from metaeval.cube.axes import Axes
+from metaeval.cube.journal import CLEAN, Journal, Record, Task, epsilon_hex, now
+from metaeval.cube.layout import MODELS_DTYPES, SHARD, variable
+from metaeval.errors import MissingInputError, UsageError
+from metaeval.hashing import hash_array
 
 Real = npt.NDArray[np.float64]
 Integer = npt.NDArray[np.int64]
+Attributes = Mapping[str, "str | int | float | Sequence[str] | Mapping[str, Any]"]
+
+CUBE = "cube.zarr"
+COLUMN_ARRAYS = ("distance", "searched", "forwards", "backwards", "cell")
+CLEAN_ARRAYS = ("prediction", "logits")
 
 
 @dataclass(frozen=True)
@@ -37,67 +50,422 @@ class Column:
 
 
 class CubeStore:
-    """A cube being written, at `directory` (`cube.zarr` and `journal/` inside it)."""
+    """A cube being written, in one folder: `cube.zarr` and `journal/`.
+
+    Open it with `open_or_create` or `open`.
+    """
+
+    def __init__(self, directory: Path, axes: Axes) -> None:
+        self.directory = directory
+        self.path = directory / CUBE
+        self.journal = Journal(directory / "journal")
+        self._axes = axes
+        self._handles: dict[tuple[str, str], zarr.Array] = {}
 
     @classmethod
     def open_or_create(cls, directory: str | os.PathLike[str]) -> CubeStore:
         """Open the cube in a folder, creating what is missing and finishing an interrupted growth.
 
+        Needs the layout lock exclusively.
+
         Raises
         ------
         UsageError
-            If the folder holds a cube of another format version.
+            If the folder holds a damaged cube, one of another format version, or one without its journal.
         """
+        directory = Path(directory)
+        axes = Axes.load(_axes_path(directory))
+        if axes is None and (directory / CUBE).exists():
+            raise UsageError(
+                f"{directory / CUBE} has lost its journal, so nothing in it can be trusted; "
+                "choose another output folder or remove it"
+            )
+        store = cls(directory, axes or Axes())
+        store._save_and_grow()
+        return store
 
-    directory: Path
-    path: Path
-    """The zarr folder, `directory / "cube.zarr"`."""
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> CubeStore:
+        """Open an existing cube without changing anything; enough for writing columns and for reading.
 
-    # Axes, read only.
+        Raises
+        ------
+        MissingInputError
+            If there is no cube in the folder.
+        UsageError
+            If it is damaged or of another format version.
+        """
+        directory = Path(directory)
+        axes = Axes.load(_axes_path(directory))
+        if axes is None or not (directory / CUBE).exists():
+            raise MissingInputError(f"no cube in {directory}")
+        return cls(directory, axes)
+
+    # Axes -------------------------------------------------------------------------------------------------
+
     @property
-    def models(self) -> list[str]: ...
+    def models(self) -> list[str]:
+        """Names of all models, in order of arrival."""
+        return list(self._axes.models)
+
     @property
-    def sample_hashes(self) -> list[str]: ...
+    def sample_ids(self) -> list[str]:
+        """Ids of all samples."""
+        return list(self._axes.ids)
+
     @property
-    def labels(self) -> Integer: ...
+    def sample_hashes(self) -> list[str]:
+        """Content hashes of all samples."""
+        return list(self._axes.hashes)
+
     @property
-    def class_names(self) -> list[str]: ...
+    def labels(self) -> Integer:
+        """True classes of all samples, int64 `(sample,)`."""
+        return np.array(self._axes.labels, dtype=np.int64)
+
     @property
-    def norms(self) -> list[str]: ...
-    def attacks(self, norm: str) -> list[str]: ...
+    def class_names(self) -> list[str]:
+        """Names of the classes."""
+        return list(self._axes.class_names)
+
+    @property
+    def norms(self) -> list[str]:
+        """Norms that have attacks, in order of arrival."""
+        return list(self._axes.norms)
+
+    def attacks(self, norm: str) -> list[str]:
+        """Return a norm's attacks, in order of arrival."""
+        return list(self._axes.norms[norm].attacks)
+
     def epsilons(self, norm: str) -> Real:
-        """Radii of the store's levels, in order of arrival: the second axis of `Column.cell`."""
-    def rows(self, shard: int, samples: int | None = None) -> slice:
-        """Samples of a shard, of the first `samples` (default: all in the store)."""
+        """Return the radii of a norm's levels, in order of arrival: the second axis of `Column.cell`."""
+        return np.array(self._axes.norms[norm].epsilons, dtype=np.float64)
+
+    def epsilon_labels(self, norm: str) -> list[str]:
+        """Return the labels of a norm's levels, in order of arrival."""
+        return list(self._axes.norms[norm].labels)
+
     def shards(self, samples: int | None = None) -> int:
-        """Number of shards that the first `samples` fall into."""
+        """Return the number of shards that the first `samples` (default: all) fall into."""
+        return math.ceil((len(self._axes.ids) if samples is None else samples) / SHARD)
 
-    # Growing (layout lock held exclusively). All are idempotent and append only.
-    def set_attributes(self, attributes: Mapping[str, str | int | float | list[str]]) -> None: ...
+    def rows(self, shard: int, samples: int | None = None) -> slice:
+        """Return the samples of a shard, of the first `samples` (default: all)."""
+        total = len(self._axes.ids) if samples is None else samples
+        return slice(shard * SHARD, max(shard * SHARD, min((shard + 1) * SHARD, total)))
+
+    # Growing ----------------------------------------------------------------------------------------------
+
     def ensure_samples(
-        self, ids: Sequence[str], hashes: Sequence[str], labels: npt.ArrayLike, class_names: Sequence[str], logits: int
-    ) -> None: ...
-    def ensure_models(self, names: Sequence[str]) -> None: ...
-    def ensure_norm(self, norm: str, attacks: Sequence[str], epsilons: Sequence[tuple[float, str]]) -> None: ...
-    def write_models(self, names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> None: ...
+        self,
+        ids: Sequence[str],
+        hashes: Sequence[str],
+        labels: npt.ArrayLike,
+        class_names: Sequence[str],
+        logits: int,
+    ) -> None:
+        """Append samples; those of the cube must be a prefix of these, or these of the cube's.
 
-    # Clean forward pass.
+        Raises
+        ------
+        UsageError
+            If the cube holds other samples or classes.
+        """
+        self._axes.add_samples(ids, hashes, labels, class_names, logits)
+        self._save_and_grow()
+
+    def ensure_models(self, names: Sequence[str]) -> None:
+        """Append the models that are new; others keep their place."""
+        self._axes.add_models(names)
+        self._save_and_grow()
+
+    def ensure_norm(self, norm: str, attacks: Sequence[str], epsilons: Sequence[tuple[float, str]]) -> None:
+        """Append the attacks and the levels (radius, label) that are new; others keep their place."""
+        self._axes.add_norm(norm, attacks, epsilons)
+        self._save_and_grow()
+
+    def set_attributes(self, attributes: Attributes) -> None:
+        """Set attributes of the root group; a mapping is stored as one JSON string."""
+        arrays.drop_consolidated(self.path)
+        root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+        root.attrs.update({key: _attribute(key, value) for key, value in attributes.items()})
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of the root group."""
+        return dict(zarr.open_group(self.path, mode="r", use_consolidated=False).attrs)
+
+    def write_models(self, names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> None:
+        """Replace `/models`: one array per column, one entry per model, None where a model has none.
+
+        A column of whole numbers without None is int64, other numbers are float64 (None: NaN), anything else
+        is text (None: "").
+        """
+        arrays.drop_consolidated(self.path)
+        described = {"model": variable("clean", "model")}
+        values: dict[str, Any] = {"model": list(names)}
+        for name, column in columns.items():
+            if len(column) != len(names):
+                raise ValueError(f"column {name!r} has {len(column)} entries for {len(names)} models")
+            kind, values[name] = _typed(column)
+            described[name] = MODELS_DTYPES[kind]
+        arrays.replace_group(self.path, "models", described, values)
+
+    # Clean forward pass -----------------------------------------------------------------------------------
+
     def write_clean(
-        self, model: str, shard: int, prediction: npt.ArrayLike, logits: npt.ArrayLike, *, identity: str,
-        seconds: float | None = None, versions: Mapping[str, str] | None = None,
-    ) -> Record: ...
-    def clean_record(self, model: str, shard: int) -> Record | None: ...
-    def read_clean(self, model: str, shard: int, identity: str) -> tuple[Integer, npt.NDArray[np.float32], Record] | None: ...
-    def fail_clean(self, model: str, shard: int, reason: str, *, identity: str = "") -> None: ...
+        self,
+        model: str,
+        shard: int,
+        prediction: npt.ArrayLike,
+        logits: npt.ArrayLike,
+        *,
+        identity: str,
+        seconds: float | None = None,
+        versions: Mapping[str, str] | None = None,
+    ) -> Record:
+        """Write a model's clean predictions `(sample,)` and logits `(sample, logit)` on a shard's samples."""
+        task = Task(model, CLEAN, "", shard)
+        values = {
+            "prediction": np.asarray(prediction, dtype=np.int64),
+            "logits": np.asarray(logits, dtype=np.float32),
+        }
+        count = self._check(task, values, {"logits": self._axes.logits})
+        record = Record(
+            identity=identity,
+            sample_hashes=tuple(self._axes.hashes[shard * SHARD : shard * SHARD + count]),
+            checksums={name: hash_array(value) for name, value in values.items()},
+            seconds=seconds,
+            forwards=count,
+            versions=dict(versions or {}),
+            time=now(),
+        )
+        self._store(task, values, record)
+        return record
 
-    # Columns.
+    def clean_record(self, model: str, shard: int) -> Record | None:
+        """Return the record of a model's clean forward pass, without looking at what it vouches for."""
+        return self.journal.read(Task(model, CLEAN, "", shard))
+
+    def read_clean(
+        self, model: str, shard: int, identity: str
+    ) -> tuple[Integer, npt.NDArray[np.float32], Record] | None:
+        """Return clean predictions, logits and their record; None unless they are there and intact."""
+        stored = self._read(Task(model, CLEAN, "", shard), identity)
+        return None if stored is None else (stored[0]["prediction"], stored[0]["logits"], stored[1])
+
+    def fail_clean(self, model: str, shard: int, reason: str, *, identity: str = "") -> None:
+        """Note that a model's clean forward pass failed, and why."""
+        self.journal.fail(Task(model, CLEAN, "", shard), reason, identity)
+
+    # Columns ----------------------------------------------------------------------------------------------
+
     def write_column(
-        self, model: str, norm: str, attack: str, shard: int, column: Column, *, identity: str,
-        settings: Mapping[str, Any], reduced: Sequence[str] = (), seconds: float | None = None,
-        verification: int = 0, verification_seconds: float | None = None,
-        flags: Mapping[str, float] | None = None, versions: Mapping[str, str] | None = None,
-    ) -> Record: ...
-    def record(self, model: str, norm: str, attack: str, shard: int) -> Record | None: ...
-    def read_column(self, model: str, norm: str, attack: str, shard: int, identity: str) -> tuple[Column, Record] | None: ...
-    def fail_column(self, model: str, norm: str, attack: str, shard: int, reason: str, *, identity: str = "") -> None: ...
-    def skip_column(self, model: str, norm: str, attack: str, shard: int, reason: str, *, identity: str = "") -> None: ...
+        self,
+        model: str,
+        norm: str,
+        attack: str,
+        shard: int,
+        column: Column,
+        *,
+        identity: str,
+        settings: Mapping[str, Any],
+        reduced: Sequence[str] = (),
+        seconds: float | None = None,
+        verification: int = 0,
+        verification_seconds: float | None = None,
+        flags: Mapping[str, float] | None = None,
+        versions: Mapping[str, str] | None = None,
+    ) -> Record:
+        """Write a task's column, then its record; until the record is there the task is not done.
+
+        Parameters
+        ----------
+        column : Column
+            Rows for the first samples of the shard; what it continues must be in it.
+        identity : str
+            Identity of the column (weights, attack, settings, search, seed, precision).
+        settings : mapping
+            Resolved settings of the attack, as JSON can say them.
+        reduced : sequence of str
+            Settings below the attack's standard, in words.
+        seconds, verification_seconds : float, optional
+            Time that the attack and the verification of its claims took, earlier parts of the column included.
+        verification : int
+            Forward passes of the verification, not counted in `column.forwards`.
+        flags : mapping, optional
+            Numeric warnings; NaN ones are left out.
+        """
+        task = Task(model, norm, attack, shard)
+        values = _column_values(column)
+        levels = self._axes.norms[norm].epsilons
+        count = self._check(task, values, {"cell": len(levels)})
+        verdicts = np.vstack([values["cell"] != 0, np.zeros((1, len(levels)), dtype=bool)]).argmin(axis=0)
+        record = Record(
+            identity=identity,
+            sample_hashes=tuple(self._axes.hashes[shard * SHARD : shard * SHARD + count]),
+            checksums={name: hash_array(value) for name, value in values.items()},
+            epsilons={epsilon_hex(e): int(n) for e, n in zip(levels, verdicts, strict=True) if n},
+            levels=tuple(epsilon_hex(e) for e in levels),
+            seconds=seconds,
+            forwards=int(values["forwards"].clip(min=0).sum()),
+            backwards=int(values["backwards"].clip(min=0).sum()),
+            verification=int(verification),
+            verification_seconds=verification_seconds,
+            settings=dict(settings),
+            reduced=tuple(reduced),
+            flags={key: float(flag) for key, flag in (flags or {}).items() if math.isfinite(flag)},
+            versions=dict(versions or {}),
+            time=now(),
+        )
+        self._store(task, values, record)
+        return record
+
+    def record(self, model: str, norm: str, attack: str, shard: int) -> Record | None:
+        """Return a task's record, without looking at what it vouches for."""
+        return self.journal.read(Task(model, norm, attack, shard))
+
+    def read_column(
+        self, model: str, norm: str, attack: str, shard: int, identity: str
+    ) -> tuple[Column, Record] | None:
+        """Return a task's column and record; None unless they are there, of this identity and intact.
+
+        The rows are those of the record; `cell` has all levels of the store, 0 at those that came later.
+        """
+        stored = self._read(Task(model, norm, attack, shard), identity)
+        return None if stored is None else (Column(**stored[0]), stored[1])
+
+    def fail_column(
+        self, model: str, norm: str, attack: str, shard: int, reason: str, *, identity: str = ""
+    ) -> None:
+        """Note that a task failed, and why; what it stored before stays."""
+        self.journal.fail(Task(model, norm, attack, shard), reason, identity)
+
+    def skip_column(
+        self, model: str, norm: str, attack: str, shard: int, reason: str, *, identity: str = ""
+    ) -> None:
+        """Note that a task does not apply to this model, and why; it is no member of the worst case."""
+        self.journal.skip_task(Task(model, norm, attack, shard), reason, identity)
+
+    def load(self, task: Task, record: Record) -> dict[str, npt.NDArray[Any]] | None:
+        """Return the arrays that a record vouches for, or None if they are not what it says.
+
+        A chunk that is missing, truncated or altered gives None, and so does a record of other samples or
+        levels than the store's.
+        """
+        names = CLEAN_ARRAYS if task.norm == CLEAN else COLUMN_ARRAYS
+        try:
+            index = self._index(task)
+        except (KeyError, ValueError):  # a model, norm or attack that the store does not have
+            return None
+        rows = slice(task.shard * SHARD, task.shard * SHARD + len(record.sample_hashes))
+        group = _group(task.norm)
+        values: dict[str, npt.NDArray[Any]] = {}
+        for name in names:
+            value = arrays.attempt(lambda name=name: self.array(group, name)[(*index, rows)])  # type: ignore[misc]
+            if value is None:
+                return None
+            values[name] = value
+        return values if self.matches(task, record, values) else None
+
+    def matches(self, task: Task, record: Record, values: Mapping[str, npt.NDArray[Any]]) -> bool:
+        """Tell whether arrays read at a record's rows are what the record vouches for."""
+        start, count = task.shard * SHARD, len(record.sample_hashes)
+        if tuple(self._axes.hashes[start : start + count]) != record.sample_hashes:
+            return False
+        if task.norm != CLEAN:
+            levels = self._axes.norms[task.norm].epsilons[: len(record.levels)]
+            if tuple(epsilon_hex(e) for e in levels) != record.levels:
+                return False
+        for name, value in values.items():
+            known = value[:, : len(record.levels)] if name == "cell" else value
+            if hash_array(known) != record.checksums.get(name):
+                return False
+        return True
+
+    def array(self, group: str, name: str) -> zarr.Array:
+        """Return the zarr array of a sample group."""
+        key = (group, name)
+        if key not in self._handles:
+            self._handles[key] = zarr.open_array(self.path, path=f"{group}/{name}", mode="r+")
+        return self._handles[key]
+
+    # Inside -----------------------------------------------------------------------------------------------
+
+    def _save_and_grow(self) -> None:
+        # First the axes, whole, then the arrays: what a kill interrupts, the next opening finishes.
+        self._axes.save(_axes_path(self.directory))
+        growth.grow(self.path, self._axes)
+        self._handles.clear()
+
+    def _index(self, task: Task) -> tuple[int, ...]:
+        model = self._axes.models.index(task.model)
+        return (
+            (model,)
+            if task.norm == CLEAN
+            else (model, self._axes.norms[task.norm].attacks.index(task.attack))
+        )
+
+    def _check(self, task: Task, values: Mapping[str, npt.NDArray[Any]], widths: Mapping[str, int]) -> int:
+        """Check the shapes of a task's values and return the number of their rows."""
+        count = len(next(iter(values.values())))
+        rows = self.rows(task.shard)
+        if count > rows.stop - rows.start:
+            raise ValueError(f"{task}: {count} rows for a shard of {rows.stop - rows.start} samples")
+        for name, value in values.items():
+            expected = (count, widths[name]) if name in widths else (count,)
+            if value.shape != expected:
+                raise ValueError(f"{task}: {name} has the shape {value.shape} instead of {expected}")
+        return count
+
+    def _store(self, task: Task, values: Mapping[str, npt.NDArray[Any]], record: Record) -> None:
+        """Write whole chunks, rows that the values lack filled anew, and commit the record last."""
+        index, rows, group = self._index(task), self.rows(task.shard), _group(task.norm)
+        self.journal.begin(task)
+        for name, value in values.items():
+            array = self.array(group, name)
+            block = np.full((rows.stop - rows.start, *value.shape[1:]), array.fill_value, dtype=value.dtype)
+            block[: len(value)] = value
+            array[(*index, rows)] = block
+        self.journal.commit(task, record)
+
+    def _read(self, task: Task, identity: str) -> tuple[dict[str, npt.NDArray[Any]], Record] | None:
+        record = self.journal.read(task)
+        if record is None or record.identity != identity:
+            return None
+        values = self.load(task, record)
+        return None if values is None else (values, record)
+
+
+def _axes_path(directory: Path) -> Path:
+    return directory / "journal" / "axes.json"
+
+
+def _group(norm: str) -> str:
+    return f"samples/{norm}"
+
+
+def _column_values(column: Column) -> dict[str, npt.NDArray[Any]]:
+    types = {"distance": np.float64, "searched": np.float64, "forwards": np.int64, "backwards": np.int64}
+    return {
+        name: np.asarray(getattr(column, name), dtype=types.get(name, np.uint8)) for name in COLUMN_ARRAYS
+    }
+
+
+def _attribute(key: str, value: Any) -> str | int | float | list[str]:
+    if isinstance(value, Mapping):
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    if isinstance(value, str | int | float):
+        return value
+    if all(isinstance(item, str | int | float) for item in value):
+        return list(value)
+    raise TypeError(f"attribute {key!r}: nested values are stored as one JSON string")
+
+
+def _typed(column: Sequence[Any]) -> tuple[str, list[Any]]:
+    """Return the kind of array that holds a column of plain values, and the values with fills for None."""
+    numbers = [value for value in column if value is not None]
+    if not numbers or not all(isinstance(value, int | float | np.number) for value in numbers):
+        return "text", ["" if value is None else str(value) for value in column]
+    if len(numbers) == len(column) and all(isinstance(value, int | np.integer) for value in numbers):
+        return "integer", [int(value) for value in column]
+    return "real", [math.nan if value is None else float(value) for value in column]

@@ -1,0 +1,103 @@
+"""Bringing the sample groups' arrays to the size of the axes. Idempotent, so an interruption is harmless."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from metaeval.cube import arrays
+from metaeval.cube.axes import Axes
+from metaeval.cube.layout import FORMAT, GROUPS, Variable
+
+
+def sample_groups(axes: Axes) -> list[str]:
+    """Return the sample groups that these axes have."""
+    clean = ["samples/clean"] if axes.class_names else []
+    return clean + [f"samples/{norm}" for norm in axes.norms]
+
+
+def sizes(axes: Axes, group: str) -> dict[str, int]:
+    """Return the size of each dimension of a sample group."""
+    result = {"model": len(axes.models), "sample": len(axes.ids), "logit": axes.logits}
+    norm = axes.norms.get(group.removeprefix("samples/"))
+    if norm is not None:
+        result.update(attack=len(norm.attacks), level=len(norm.epsilons))
+    return result
+
+
+def grow(path: Path, axes: Axes) -> None:
+    """Create and enlarge arrays, and write coordinates, wherever they are not yet as the axes say.
+
+    Finished chunks stay where they are: arrays only grow at their ends. Consolidated metadata is deleted
+    before anything else changes.
+    """
+    root = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
+    changes = [
+        (group, name, described)
+        for group in sample_groups(axes)
+        for name, described in GROUPS[group].items()
+        if not _is_grown(root, axes, group, name, described)
+    ]
+    if not changes and root.attrs.get("format") == FORMAT:
+        return
+    arrays.drop_consolidated(path)
+    root = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
+    if root.attrs.get("format") != FORMAT:
+        root.attrs["format"] = FORMAT
+    for group, name, described in changes:
+        node = root.require_group(group)
+        expected = arrays.coordinate_attribute(GROUPS[group])
+        if dict(node.attrs) != expected:
+            node.attrs.update(expected)
+        _grow_array(node, axes, group, name, described)
+
+
+def _is_grown(root: zarr.Group, axes: Axes, group: str, name: str, described: Variable) -> bool:
+    array = arrays.attempt(lambda: root[f"{group}/{name}"])
+    if array is None or array.shape != _shape(axes, group, described):
+        return False
+    return not described.coordinate or _holds(array, _coordinate(axes, group, name))
+
+
+def _grow_array(node: zarr.Group, axes: Axes, group: str, name: str, described: Variable) -> None:
+    array = arrays.attempt(lambda: node[name])
+    if array is None:
+        array = arrays.create_array(node, name, described, sizes(axes, group), growing=True)
+    shape = _shape(axes, group, described)
+    if array.shape != shape:
+        array.resize(shape)
+    if described.coordinate:
+        arrays.assign(array, _coordinate(axes, group, name))
+
+
+def _shape(axes: Axes, group: str, described: Variable) -> tuple[int, ...]:
+    return tuple(sizes(axes, group)[dim] for dim in described.dims)
+
+
+def _holds(array: zarr.Array, values: Any) -> bool:
+    stored = arrays.attempt(lambda: array[...])
+    return stored is not None and stored.tolist() == np.asarray(values).tolist()
+
+
+def _coordinate(axes: Axes, group: str, name: str) -> Any:
+    size = sizes(axes, group)
+    values: dict[str, Any] = {
+        "model": axes.models,
+        "sample": range(size["sample"]),
+        "label": axes.labels,
+        "sample_id": axes.ids,
+        "input_hash": axes.hashes,
+        "logit": range(size["logit"]),
+    }
+    norm = axes.norms.get(group.removeprefix("samples/"))
+    if norm is not None:
+        values.update(
+            attack=norm.attacks,
+            level=range(size["level"]),
+            epsilon=norm.epsilons,
+            epsilon_label=norm.labels,
+        )
+    return list(values[name])
