@@ -66,8 +66,8 @@ class Axes:
             raise ValueError(f"labels {min(classes)} to {max(classes)} for {len(class_names)} class names")
         if self.class_names and (list(class_names), logits) != (self.class_names, self.logits):
             raise UsageError(
-                f"the cube holds other classes ({len(self.class_names)}, {self.logits} logits) than the study "
-                f"({len(class_names)}, {logits} logits); choose another output folder or remove this one"
+                f"the cube holds other classes ({len(self.class_names)}, {self.logits} logits) than the "
+                f"study ({len(class_names)}, {logits} logits); choose another output folder or remove this one"
             )
         known = list(zip(self.ids, self.hashes, self.labels, strict=True))
         asked = list(zip(ids, hashes, classes, strict=True))
@@ -141,7 +141,8 @@ class Axes:
             raise UsageError(f"{path} is damaged; remove the folder {path.parent.parent} to start anew")
         if content["format"] != FORMAT:
             raise UsageError(
-                f"{path.parent.parent} holds a cube of format {content['format']}; this version reads {FORMAT}"
+                f"{path.parent.parent} holds a cube of format {content['format']}, and this version reads "
+                f"format {FORMAT}"
             )
         samples = content["samples"]
         norms = {

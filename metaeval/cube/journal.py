@@ -41,15 +41,15 @@ class Task:
 class Record:
     """What a finished task stored: enough to tell whether it covers a plan and whether it is still intact.
 
-    `epsilons` maps each level (float64 hex) to the number of first samples with a verdict there; `levels`
-    are all levels of the store when the task was written, in the store's order.
+    `epsilons` maps each radius that has verdicts to the number of first samples with one; `levels` are all
+    radii of the store when the task was written, in the store's order (and of its `cell`).
     """
 
     identity: str
     sample_hashes: tuple[str, ...]
     checksums: Mapping[str, str]
-    epsilons: Mapping[str, int] = field(default_factory=dict)
-    levels: tuple[str, ...] = ()
+    epsilons: Mapping[float, int] = field(default_factory=dict)
+    levels: tuple[float, ...] = ()
     seconds: float | None = None
     forwards: int = 0
     backwards: int = 0
@@ -72,7 +72,7 @@ class Failure:
 
 
 def epsilon_hex(epsilon: float) -> str:
-    """Return an epsilon as records name it: every bit of the float64."""
+    """Return an epsilon as files name it: every bit of the float64."""
     return float(epsilon).hex()
 
 
@@ -96,7 +96,7 @@ def covers(
         return False
     if tuple(sample_hashes) != record.sample_hashes[: len(sample_hashes)]:
         return False
-    return all(record.epsilons.get(epsilon_hex(epsilon), -1) >= len(sample_hashes) for epsilon in epsilons)
+    return all(record.epsilons.get(epsilon, -1) >= len(sample_hashes) for epsilon in epsilons)
 
 
 def now() -> str:
@@ -120,10 +120,13 @@ class Journal:
         content = self._content(task, ".json")
         if content is None:
             return None
-        content["sample_hashes"] = content["sample_hashes"].split()
         try:
-            return Record(**{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()})
-        except TypeError:  # written by a version with other fields
+            content["sample_hashes"] = tuple(content["sample_hashes"].split())
+            content["epsilons"] = {float.fromhex(epsilon): n for epsilon, n in content["epsilons"].items()}
+            content["levels"] = tuple(float.fromhex(epsilon) for epsilon in content["levels"])
+            content["reduced"] = tuple(content["reduced"])
+            return Record(**content)
+        except (KeyError, TypeError):  # written by a version with other fields
             return None
 
     def failure(self, task: Task) -> Failure | None:
@@ -153,6 +156,8 @@ class Journal:
         """Write a task's record, and remove what it supersedes."""
         content = asdict(record)
         content["sample_hashes"] = " ".join(record.sample_hashes)  # one string is read far faster than a list
+        content["epsilons"] = {epsilon_hex(epsilon): n for epsilon, n in record.epsilons.items()}
+        content["levels"] = [epsilon_hex(epsilon) for epsilon in record.levels]
         self._write(task, ".json", content)
         self._remove(task, ".open", ".failed", ".skipped")
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import zarr
 
 from metaeval.cube import arrays, growth
 from metaeval.cube.axes import Axes
-from metaeval.cube.journal import CLEAN, Journal, Record, Task, epsilon_hex, now
+from metaeval.cube.journal import CLEAN, Journal, Record, Task, now
 from metaeval.cube.layout import MODELS_DTYPES, SHARD, variable
 from metaeval.errors import MissingInputError, UsageError
 from metaeval.hashing import hash_array
@@ -47,6 +47,21 @@ class Column:
     forwards: Integer
     backwards: Integer
     cell: npt.NDArray[np.uint8]
+
+
+class StoredColumn(NamedTuple):
+    """A column that was read back intact, and its record."""
+
+    column: Column
+    record: Record
+
+
+class StoredClean(NamedTuple):
+    """A clean forward pass that was read back intact, and its record."""
+
+    prediction: Integer
+    logits: npt.NDArray[np.float32]
+    record: Record
 
 
 class CubeStore:
@@ -140,6 +155,11 @@ class CubeStore:
     def epsilons(self, norm: str) -> Real:
         """Return the radii of a norm's levels, in order of arrival: the second axis of `Column.cell`."""
         return np.array(self._axes.norms[norm].epsilons, dtype=np.float64)
+
+    def levels(self, norm: str, epsilons: Iterable[float]) -> Integer:
+        """Return the positions of radii among a norm's levels; KeyError for one that is not a level."""
+        position = {epsilon: level for level, epsilon in enumerate(self._axes.norms[norm].epsilons)}
+        return np.array([position[epsilon] for epsilon in epsilons], dtype=np.int64)
 
     def epsilon_labels(self, norm: str) -> list[str]:
         """Return the labels of a norm's levels, in order of arrival."""
@@ -246,12 +266,10 @@ class CubeStore:
         """Return the record of a model's clean forward pass, without looking at what it vouches for."""
         return self.journal.read(Task(model, CLEAN, "", shard))
 
-    def read_clean(
-        self, model: str, shard: int, identity: str
-    ) -> tuple[Integer, npt.NDArray[np.float32], Record] | None:
-        """Return clean predictions, logits and their record; None unless they are there and intact."""
+    def read_clean(self, model: str, shard: int, identity: str) -> StoredClean | None:
+        """Return clean predictions and logits; None unless they are there, of this identity and intact."""
         stored = self._read(Task(model, CLEAN, "", shard), identity)
-        return None if stored is None else (stored[0]["prediction"], stored[0]["logits"], stored[1])
+        return None if stored is None else StoredClean(**stored[0], record=stored[1])
 
     def fail_clean(self, model: str, shard: int, reason: str, *, identity: str = "") -> None:
         """Note that a model's clean forward pass failed, and why."""
@@ -289,7 +307,8 @@ class CubeStore:
         reduced : sequence of str
             Settings below the attack's standard, in words.
         seconds, verification_seconds : float, optional
-            Time that the attack and the verification of its claims took, earlier parts of the column included.
+            Time that the attack and the verification of its claims took, earlier parts of
+            the column included.
         verification : int
             Forward passes of the verification, not counted in `column.forwards`.
         flags : mapping, optional
@@ -304,8 +323,8 @@ class CubeStore:
             identity=identity,
             sample_hashes=tuple(self._axes.hashes[shard * SHARD : shard * SHARD + count]),
             checksums={name: hash_array(value) for name, value in values.items()},
-            epsilons={epsilon_hex(e): int(n) for e, n in zip(levels, verdicts, strict=True) if n},
-            levels=tuple(epsilon_hex(e) for e in levels),
+            epsilons={e: int(n) for e, n in zip(levels, verdicts, strict=True) if n},
+            levels=tuple(levels),
             seconds=seconds,
             forwards=int(values["forwards"].clip(min=0).sum()),
             backwards=int(values["backwards"].clip(min=0).sum()),
@@ -326,13 +345,14 @@ class CubeStore:
 
     def read_column(
         self, model: str, norm: str, attack: str, shard: int, identity: str
-    ) -> tuple[Column, Record] | None:
+    ) -> StoredColumn | None:
         """Return a task's column and record; None unless they are there, of this identity and intact.
 
-        The rows are those of the record; `cell` has all levels of the store, 0 at those that came later.
+        The rows are those of the record; `cell` has all levels of the store (`epsilons(norm)`, or `levels` for
+        the positions of some), 0 where there is no verdict.
         """
         stored = self._read(Task(model, norm, attack, shard), identity)
-        return None if stored is None else (Column(**stored[0]), stored[1])
+        return None if stored is None else StoredColumn(Column(**stored[0]), stored[1])
 
     def fail_column(
         self, model: str, norm: str, attack: str, shard: int, reason: str, *, identity: str = ""
@@ -374,7 +394,7 @@ class CubeStore:
             return False
         if task.norm != CLEAN:
             levels = self._axes.norms[task.norm].epsilons[: len(record.levels)]
-            if tuple(epsilon_hex(e) for e in levels) != record.levels:
+            if tuple(levels) != record.levels:
                 return False
         for name, value in values.items():
             known = value[:, : len(record.levels)] if name == "cell" else value
