@@ -1,0 +1,149 @@
+"""What must hold between keys of a study, checked on the document so that no other mistake hides it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from metaeval.errors import nearest
+from metaeval.outcomes import NORMS
+from metaeval.study.inputs import Settings
+from metaeval.study.messages import Mistake
+from metaeval.study.numbers import Epsilon, describe, parse_epsilon, parse_range, repeated_epsilons
+from metaeval.study.positions import Loc
+
+Document = dict[str, Any]
+
+
+def check(document: Document) -> Iterator[Mistake]:
+    """Yield what is wrong between the keys of a document; what has a wrong type is passed over."""
+    yield from _finite(document, ())
+    for i, model in _tables(document, "models"):
+        yield from _check_model(model, ("models", i))
+    norms: dict[str, int] = {}
+    for i, threat in _tables(document, "threat_models"):
+        norm = threat.get("norm")
+        if isinstance(norm, str) and norm in norms:
+            message = f"{norm!r} has a threat model already (threat_models[{norms[norm]}]); put all in one"
+            yield Mistake(("threat_models", i, "norm"), message)
+        elif isinstance(norm, str):
+            norms[norm] = i
+        yield from _check_threat_model(threat, ("threat_models", i))
+    yield from _check_reference_epsilons(document)
+    data = document.get("data")
+    if isinstance(data, dict):
+        yield from _repeated(data.get("class_names"), ("data", "class_names"))
+
+
+def _tables(table: Document, key: str) -> Iterator[tuple[int, Document]]:
+    """Yield the tables of an array of tables with their indices."""
+    items = table.get(key)
+    for index, item in enumerate(items if isinstance(items, list) else []):
+        if isinstance(item, dict):
+            yield index, item
+
+
+def _finite(value: Any, loc: Loc) -> Iterator[Mistake]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield Mistake(loc, f"expected a finite number, got {value}")
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for part, item in inner:
+        yield from _finite(item, (*loc, part))
+
+
+def _repeated(values: Any, loc: Loc) -> Iterator[Mistake]:
+    """Yield every item of a list that equals an earlier one."""
+    items = values if isinstance(values, list) else []
+    for i, item in enumerate(items):
+        # True == 1, but they are different settings.
+        if any(type(item) is type(other) and item == other for other in items[:i]):
+            yield Mistake((*loc, i), f"{describe(item)} is listed twice")
+
+
+def _check_model(model: Document, loc: Loc) -> Iterator[Mistake]:
+    grid = model.get("grid")
+    grid = grid if isinstance(grid, dict) else {}
+    for key, values in grid.items():
+        yield from _repeated(values, (*loc, "grid", key))
+        if key in model and key in Settings.model_fields:
+            yield Mistake(
+                (*loc, "grid", key), "given for all models too; write it once, here or in the table"
+            )
+    if "adversarial_epsilon" not in model and "adversarial_epsilon" not in grid:
+        for key in ("adversarial_norm", "adversarial_steps"):
+            message = "has no effect without adversarial_epsilon"
+            if key in model:
+                yield Mistake((*loc, key), message)
+            elif key in grid:
+                yield Mistake((*loc, "grid", key), message)
+    normalize = model.get("normalize")
+    if isinstance(normalize, dict):
+        mean, std = normalize.get("mean"), normalize.get("std")
+        if isinstance(mean, list) and isinstance(std, list) and len(mean) != len(std):
+            message = f"mean has {len(mean)} values and std {len(std)}; one per channel each"
+            yield Mistake((*loc, "normalize"), message)
+
+
+def _check_threat_model(threat: Document, loc: Loc) -> Iterator[Mistake]:
+    norm = threat["norm"] if threat.get("norm") in NORMS else None
+    epsilons = _epsilons(threat.get("epsilons"))
+    for index, message in repeated_epsilons(epsilons, norm):
+        yield Mistake((*loc, "epsilons", index), message)
+    for index, epsilon in enumerate(epsilons):
+        if norm == "linf" and epsilon and epsilon.value > 1:
+            near = f"{epsilon.label}/255" if epsilon.value <= 255 and "/" not in epsilon.label else None
+            message = f"a linf epsilon is at most 1 because inputs lie in [0, 1], got {epsilon.label}"
+            yield Mistake((*loc, "epsilons", index), message, near)
+    attacks = threat.get("attacks")
+    yield from _repeated(attacks, (*loc, "attacks"))
+    listed = [name for name in attacks if isinstance(name, str)] if isinstance(attacks, list) else []
+    seen: set[str] = set()
+    for i, table in _tables(threat, "attack"):
+        name = table.get("name")
+        if not isinstance(name, str):
+            continue
+        if name in seen:
+            yield Mistake((*loc, "attack", i, "name"), f"{name!r} has its settings in another table already")
+        elif listed and name not in listed:
+            message = f"{name!r} is not among this threat model's attacks: {', '.join(listed)}"
+            yield Mistake((*loc, "attack", i, "name"), message, nearest(name, listed))
+        seen.add(name)
+
+
+def _check_reference_epsilons(document: Document) -> Iterator[Mistake]:
+    analysis = document.get("analysis")
+    written = analysis.get("reference_epsilons") if isinstance(analysis, dict) else None
+    loc: Loc = ("analysis", "reference_epsilons")
+    references = _epsilons(written)
+    for index, message in repeated_epsilons(references, None):
+        yield Mistake((*loc, index), message)
+    known: dict[float, str] = {}
+    for _, threat in _tables(document, "threat_models"):
+        for epsilon in _epsilons(threat.get("epsilons")):
+            if epsilon is None:
+                return  # what was meant there is not known
+            known.setdefault(epsilon.value, epsilon.label)
+    for index, reference in enumerate(references):
+        if known and reference and reference.value not in known:
+            label = min(known.items(), key=lambda item: abs(item[0] - reference.value))[1]
+            message = (
+                f"{reference.label} is not an epsilon of any threat model; epsilons are compared exactly"
+            )
+            yield Mistake((*loc, index) if isinstance(written, list) else loc, message, label)
+
+
+def _epsilons(written: Any) -> list[Epsilon | None]:
+    """Return the epsilons of a list or range; None for each entry that is no epsilon."""
+    if isinstance(written, str):
+        try:
+            return list(parse_range(written))
+        except ValueError:
+            return [None]
+    found: list[Epsilon | None] = []
+    for value in written if isinstance(written, list) else []:
+        try:
+            found.append(parse_epsilon(value))
+        except ValueError:
+            found.append(None)
+    return found

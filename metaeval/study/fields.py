@@ -1,0 +1,145 @@
+"""The kinds of values that a study's keys take, each with its own words for what is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, StrictInt, StrictStr
+from pydantic_core.core_schema import ValidationInfo
+
+from metaeval.errors import nearest, unknown
+from metaeval.study.numbers import Epsilon, describe, parse_epsilon, parse_number, parse_range
+
+NumberText = float | str  # what a number may be written as
+
+
+class FieldError(ValueError):
+    """What is wrong with a value, and what was probably meant."""
+
+    def __init__(self, message: str, suggestion: str | None = None) -> None:
+        super().__init__(message)
+        self.suggestion = suggestion
+
+
+def _accuracy(value: Any) -> float:
+    number = parse_number(value)
+    if not 0 <= number <= 1:
+        near = f"{number / 100:.6g}" if 1 < number <= 100 else None
+        raise FieldError(f"accuracies are fractions between 0 and 1, got {describe(value)}", near)
+    return number
+
+
+def _samples(value: Any) -> int | str:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return int(value) if value != "all" else "all"
+    near = nearest(value, ["all"]) if isinstance(value, str) else None
+    raise FieldError(f"expected a whole number of at least 1, or 'all', got {describe(value)}", near)
+
+
+def _figures(value: Any) -> str | tuple[str, ...]:
+    if value == "all":
+        return "all"
+    if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    raise FieldError(f"expected 'all' or a list of figures' names, got {describe(value)}")
+
+
+def _study_name(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        near = re.sub(r"[^A-Za-z0-9._-]+", "_", value).strip("._-") if isinstance(value, str) else None
+        raise FieldError(
+            "expected letters, digits, '.', '_' and '-' only, a letter or digit first (it names a folder), "
+            f"got {describe(value)}",
+            near or None,
+        )
+    return value
+
+
+def _sha256(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise FieldError(f"expected a sha256 of 64 hexadecimal digits, got {describe(value)}")
+    return value.lower()
+
+
+def _path(value: Any, info: ValidationInfo) -> Path:
+    """Expand ``${NAME}`` and ``~``; relative paths start at the study file's folder."""
+    if not isinstance(value, str) or not value:
+        raise FieldError(f"expected a path in quotes, got {describe(value)}")
+
+    def variable(match: re.Match[str]) -> str:
+        name = match[1]
+        if not os.environ.get(name):
+            state = "is empty" if name in os.environ else "is not set"
+            raise FieldError(
+                f"the environment variable {name} {state}", nearest(name, set(os.environ) - {name})
+            )
+        return os.environ[name]
+
+    path = Path(re.sub(r"\$\{([^}]*)\}", variable, value)).expanduser()
+    base = (info.context or {}).get("base")
+    return Path(os.path.normpath(base / path)) if base is not None else path
+
+
+def fractions(value: Any) -> Any:
+    """Turn the strings of a table that are fractions (``"2/255"``) into numbers; keep everything else."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: parse_number(item)
+        if isinstance(item, str) and re.fullmatch(r"[-+.0-9eE ]+/[-+.0-9eE ]+", item)
+        else item
+        for key, item in value.items()
+    }
+
+
+def one_of(kind: str, value: Any, allowed: Sequence[str]) -> str:
+    """Return a value that is one of the allowed words.
+
+    Raises
+    ------
+    FieldError
+        If it is not; with the nearest one.
+    """
+    if not isinstance(value, str):
+        raise FieldError(f"expected one of {', '.join(sorted(allowed))}, got {describe(value)}")
+    if value not in allowed:
+        raise FieldError(*unknown(kind, value, allowed))
+    return value
+
+
+def _expand_range(value: Any) -> Any:
+    return parse_range(value) if isinstance(value, str) else value
+
+
+Text = Annotated[StrictStr, Field(min_length=1)]
+Count = Annotated[StrictInt, Field(ge=1)]
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**63)]
+Number = Annotated[float, BeforeValidator(parse_number, json_schema_input_type=NumberText)]
+Probability = Annotated[Number, Field(ge=0, lt=1)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Accuracy = Annotated[float, PlainValidator(_accuracy, json_schema_input_type=NumberText)]
+Samples = Annotated[
+    int | Literal["all"], PlainValidator(_samples, json_schema_input_type=int | Literal["all"])
+]
+Figures = Annotated[
+    tuple[str, ...] | Literal["all"],
+    PlainValidator(_figures, json_schema_input_type=list[str] | Literal["all"]),
+]
+StudyName = Annotated[str, PlainValidator(_study_name, json_schema_input_type=str)]
+Sha256 = Annotated[str, PlainValidator(_sha256, json_schema_input_type=str)]
+FilePath = Annotated[Path, PlainValidator(_path, json_schema_input_type=str)]
+FreeTable = Annotated[dict[str, Any], BeforeValidator(fractions, json_schema_input_type=dict[str, Any])]
+EpsilonField = Annotated[
+    Epsilon,
+    PlainValidator(parse_epsilon, json_schema_input_type=NumberText),
+    PlainSerializer(lambda epsilon: epsilon.label, return_type=str),
+]
+Epsilons = Annotated[
+    tuple[EpsilonField, ...],
+    BeforeValidator(_expand_range, json_schema_input_type=str | list[NumberText]),
+]

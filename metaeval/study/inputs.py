@@ -1,0 +1,176 @@
+"""Where data and models come from: the tables of ``[data]`` and ``[[models]]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, create_model
+
+from metaeval.study import fields
+
+ARCHIVES = (".tar.gz", ".tar.xz", ".tar.bz2", ".tgz", ".txz", ".tar", ".zip")
+
+
+class Table(BaseModel):
+    """A table of the study file: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataTable(Table):
+    """What every ``[data]`` takes, wherever the data come from."""
+
+    split: fields.Text = Field(default="test", description="the split that is attacked")
+    train_split: fields.Text = Field(default="train", description="the split that models are trained on")
+    samples: fields.Samples = Field(default="all", description="how many samples, or 'all'")
+    select: Literal["first", "random", "stratified"] = Field(default="first", description="which samples")
+
+
+class DigitsData(DataTable):
+    """Scikit-learn's 1,797 handwritten digits of 8 x 8 pixels."""
+
+    source: Literal["digits"]
+    name: fields.Text = Field(default="digits", description="the data's name in the report")
+
+
+class NpzData(DataTable):
+    """Arrays in one NumPy ``.npz`` file."""
+
+    source: Literal["npz"]
+    path: fields.FilePath = Field(description="the .npz file")
+    name: fields.Text = Field(
+        default_factory=lambda data: data["path"].stem, description="the data's name in the report"
+    )
+    x: fields.Text = Field(default="x_{split}", description="the array of inputs")
+    y: fields.Text = Field(default="y_{split}", description="the array of labels")
+    layout: Literal["auto", "channels_first", "channels_last"] = Field(
+        "auto", description="the axes of inputs"
+    )
+    class_names: tuple[fields.Text, ...] | None = Field(default=None, description="one name per class")
+
+
+def _without_ending(path: Path) -> str:
+    """Return the name of a folder or archive; a folder's name may hold dots."""
+    ending = next((ending for ending in ARCHIVES if path.name.lower().endswith(ending)), "")
+    return path.name[: len(path.name) - len(ending)] or path.name
+
+
+class ImagesData(DataTable):
+    """Images in class folders: a folder, or a zip or tar file."""
+
+    source: Literal["images"]
+    path: fields.FilePath = Field(description="the folder, zip or tar file with one folder per class")
+    name: fields.Text = Field(
+        default_factory=lambda data: _without_ending(data["path"]),
+        description="the data's name in the report",
+    )
+
+
+class PluginData(DataTable):
+    """Data from another package (entry points ``metaeval.data_sources``), which checks its own keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    source: str
+    name: fields.Text = Field(
+        default_factory=lambda data: data["source"], description="the data's name in the report"
+    )
+
+
+class Normalization(Table):
+    """Mean and standard deviation per channel, applied inside the model."""
+
+    mean: tuple[fields.Number, ...] = Field(min_length=1, description="one mean per channel")
+    std: tuple[fields.Positive, ...] = Field(min_length=1, description="one standard deviation per channel")
+
+
+class Settings(Table):
+    """Hyper-parameters of architecture and training; unset ones have the source's defaults."""
+
+    depth: fields.Count | None = None
+    width: fields.Count | None = None
+    dropout: fields.Probability | None = None
+    batch_norm: StrictBool | None = None
+    kernel: fields.Count | None = None
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] | None = None
+    learning_rate: fields.Positive | None = None
+    momentum: fields.Probability | None = None
+    weight_decay: fields.NotNegative | None = None
+    batch_size: fields.Count | None = None
+    epochs: fields.Count | None = None
+    seed: fields.Seed | None = None
+    adversarial_norm: Literal["linf", "l2"] | None = None
+    adversarial_epsilon: fields.NotNegative | None = None
+    adversarial_steps: fields.Count | None = None
+
+
+def _choices(annotation: Any) -> Any:
+    """Return the type of a grid's key: a list of what the setting itself takes."""
+    return Annotated[tuple[get_args(annotation)[0], ...], Field(min_length=1)] | None  # type: ignore[misc]
+
+
+Grid: type[Table] = create_model(  # type: ignore[call-overload]
+    "Grid",
+    __base__=Table,
+    __doc__="Lists of hyper-parameters: every combination is one model.",
+    **{name: (_choices(field.annotation), None) for name, field in Settings.model_fields.items()},
+)
+
+
+class CheckpointModel(Table):
+    """A trained model: an architecture and a file of weights."""
+
+    source: Literal["checkpoint"]
+    weights: fields.FilePath = Field(description="a safetensors file or a PyTorch state dict")
+    architecture: fields.Text = Field(description="a built-in name or 'module:callable'")
+    architecture_settings: fields.FreeTable = Field(
+        default={}, description="keyword arguments of the callable"
+    )
+    name: fields.Text = Field(
+        default_factory=lambda data: data["weights"].stem, description="the model's name; default: the file's"
+    )
+    family: fields.Text = Field(
+        default_factory=lambda data: data["architecture"], description="the family; default: the architecture"
+    )
+    normalize: Normalization | None = None
+    sha256: fields.Sha256 | None = Field(default=None, description="what the file of weights must hash to")
+    published_accuracy: fields.Accuracy | None = Field(default=None, description="clean accuracy, a fraction")
+
+
+class TrainModel(Settings):
+    """Models trained here: every combination of the grid."""
+
+    source: Literal["train"]
+    architecture: fields.Text = Field(description="a built-in name or 'module:callable'")
+    architecture_settings: fields.FreeTable = Field(
+        default={}, description="keyword arguments of the callable"
+    )
+    name: fields.Text = Field(
+        default_factory=lambda data: data["architecture"], description="how the models' names begin"
+    )
+    family: fields.Text = Field(
+        default_factory=lambda data: data["architecture"], description="the family; default: the architecture"
+    )
+    normalize: Normalization | None = None
+    grid: Grid = Grid()  # type: ignore[valid-type]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The hyper-parameters set for all models of this table."""
+        return {name: value for name in Settings.model_fields if (value := getattr(self, name)) is not None}
+
+    @property
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        """The hyper-parameters of the grid, each with its values."""
+        return self.grid.model_dump(exclude_none=True)  # type: ignore[attr-defined, no-any-return]
+
+
+class PluginModel(Table):
+    """Models from another package (entry points ``metaeval.model_sources``), which checks its own keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    source: str
+    name: fields.Text | None = None
+    family: fields.Text | None = None

@@ -1,0 +1,212 @@
+"""The study file: which tables it has, which keys they take, and the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from metaeval import registry
+from metaeval.errors import Problem, nearest
+from metaeval.study import fields
+from metaeval.study.inputs import (
+    CheckpointModel,
+    DigitsData,
+    ImagesData,
+    NpzData,
+    PluginData,
+    PluginModel,
+    Settings,
+    Table,
+    TrainModel,
+)
+from metaeval.study.origin import Origin
+from metaeval.study.positions import Loc
+
+
+class StudyTable(Table):
+    """``[study]``: what the study is called, and the seed of everything random in it."""
+
+    name: fields.StudyName = Field(description="the study's name, also of its folder under reports/")
+    title: fields.Text = Field(
+        default_factory=lambda data: data["name"], description="the report's title; default: the name"
+    )
+    seed: fields.Seed = Field(default=0, description="the seed of selection, training and attacks")
+
+
+class AttackTable(Table):
+    """``[[threat_models.attack]]``: settings of one attack beyond its defaults; the attack checks them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: fields.Text = Field(description="one of the threat model's attacks")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        return fields.fractions(value)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All keys but the name."""
+        return dict(self.model_extra or {})
+
+
+class ThreatModel(Table):
+    """``[[threat_models]]``: a norm, its epsilons and the attacks to run."""
+
+    norm: Literal["linf", "l2", "l1"] = Field(description="the norm of perturbations")
+    epsilons: fields.Epsilons = Field(min_length=1, description="a list of radii or 'start:stop:count'")
+    attacks: tuple[fields.Text, ...] = Field(min_length=1, description="names of attacks")
+    search: Literal["exact", "frontier"] = Field(default="frontier", description="how epsilons are searched")
+    attack: tuple[AttackTable, ...] = ()
+
+
+class AnalysisTable(Table):
+    """``[analysis]``: what the analysis looks at."""
+
+    reference_epsilons: fields.Epsilons = Field(
+        default=(), description="the epsilons that tables are made for"
+    )
+    family: str = Field(default="architecture", description="what groups models: a column of /models")
+    confidence: fields.Number = Field(default=0.95, gt=0, lt=1, description="the confidence of intervals")
+
+    @field_validator("family", mode="before")
+    @classmethod
+    def _known_family(cls, value: Any) -> Any:
+        return fields.one_of("family", value, ("family", "architecture", "source", *Settings.model_fields))
+
+
+class ReportTable(Table):
+    """``[report]``: what the page shows."""
+
+    figures: fields.Figures = Field(default="all", description="'all' or a list of figures' names")
+
+
+DATA_SOURCES: dict[str, type[Table]] = {"digits": DigitsData, "npz": NpzData, "images": ImagesData}
+MODEL_SOURCES: dict[str, type[Table]] = {"checkpoint": CheckpointModel, "train": TrainModel}
+
+# Tags stand in the paths of pydantic's errors; no key is called like that.
+TAGS: dict[str, type[Table]] = {
+    **{f"<{name}>": table for name, table in {**DATA_SOURCES, **MODEL_SOURCES}.items()},
+    "<data plug-in>": PluginData,
+    "<model plug-in>": PluginModel,
+}
+
+
+def sources(kind: Literal["data", "models"]) -> list[str]:
+    """Return the names that ``source`` may have in ``[data]`` or ``[[models]]``, plug-ins included."""
+    if kind == "data":
+        return registry.names("data_sources", dict.fromkeys(DATA_SOURCES, ""))
+    return registry.names("model_sources", dict.fromkeys(MODEL_SOURCES, ""))
+
+
+def _tag(value: Any, kind: Literal["data", "models"]) -> str | None:
+    """Return the tag of a table's source.
+
+    A misspelt source is read as the nearest one, so that the table's other mistakes are found at once.
+    """
+    source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
+    if not isinstance(source, str):
+        return None
+    builtin = DATA_SOURCES if kind == "data" else MODEL_SOURCES
+    if source not in builtin and source in sources(kind):
+        return "<data plug-in>" if kind == "data" else "<model plug-in>"
+    near = nearest(source, builtin) if source not in builtin else source
+    return f"<{near}>" if near else None
+
+
+Data = Annotated[
+    Annotated[DigitsData, Tag("<digits>")]
+    | Annotated[NpzData, Tag("<npz>")]
+    | Annotated[ImagesData, Tag("<images>")]
+    | Annotated[PluginData, Tag("<data plug-in>")],
+    Discriminator(lambda value: _tag(value, "data")),
+]
+Model = Annotated[
+    Annotated[CheckpointModel, Tag("<checkpoint>")]
+    | Annotated[TrainModel, Tag("<train>")]
+    | Annotated[PluginModel, Tag("<model plug-in>")],
+    Discriminator(lambda value: _tag(value, "models")),
+]
+
+
+class Study(Table):
+    """A study: data, models, threat models, and what to make of the results."""
+
+    schema_version: Literal[1] = Field(description="1")
+    study: StudyTable
+    data: Data
+    models: tuple[Model, ...] = Field(min_length=1)
+    threat_models: tuple[ThreatModel, ...] = Field(min_length=1)
+    analysis: AnalysisTable = AnalysisTable()
+    report: ReportTable = ReportTable()
+
+    _origin: Origin = PrivateAttr(default_factory=lambda: Origin(Path("study"), {}, {}))
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.study.name
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random in the study."""
+        return self.study.seed
+
+    @property
+    def origin(self) -> Origin:
+        """The file it was read from, as written."""
+        return self._origin
+
+    @property
+    def path(self) -> Path:
+        """The study file, as it was named."""
+        return self._origin.path
+
+    @property
+    def base(self) -> Path:
+        """The absolute folder of the study file, where relative paths start."""
+        return self._origin.path.absolute().parent
+
+    @property
+    def output(self) -> Path:
+        """Where results go by default: ``reports/<name>`` in the working directory."""
+        return Path("reports") / self.study.name
+
+    def problem(self, loc: Loc, message: str, suggestion: str | None = None) -> Problem:
+        """Return a problem of this study's file at a path such as ``("models", 0, "weights")``."""
+        return self._origin.problem(loc, message, suggestion)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the study with all defaults, absolute paths and written epsilons, as JSON can say it."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of study files, with the sources installed here."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Study.model_json_schema()}
+    definitions = schema["$defs"]
+    for kind, plugin, builtin in (
+        ("data", "PluginData", DATA_SOURCES),
+        ("models", "PluginModel", MODEL_SOURCES),
+    ):
+        field = schema["properties"][kind]
+        union = field if kind == "data" else field["items"]
+        names = [name for name in sources(kind) if name not in builtin]  # type: ignore[arg-type]
+        if names:
+            definitions[plugin]["properties"]["source"] = {"enum": names}
+        else:
+            union["oneOf"] = [part for part in union["oneOf"] if not part["$ref"].endswith(f"/{plugin}")]
+            del definitions[plugin]
+    return schema
