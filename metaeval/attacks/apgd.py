@@ -28,9 +28,9 @@ from torch import Tensor
 from metaeval.attacks import noise
 from metaeval.attacks.apgd_run import Attack, check_classes, run_once
 from metaeval.attacks.kernel import (
-    Kernel,
     KernelResult,
     Model,
+    WarmKernel,
     batches,
     check_inputs,
     forward,
@@ -44,7 +44,7 @@ from metaeval.attacks.losses import LOSSES
 POOL = 8
 
 
-def _kernel(loss: str, text: str) -> Kernel:
+def _kernel(loss: str, text: str) -> WarmKernel:
     def run(
         model: Model,
         x: Tensor,

@@ -65,9 +65,27 @@ class Kernel(Protocol):
         keys: Tensor,
         settings: Mapping[str, Any],
         batch_size: int | None = None,
-        start: Tensor | None = None,
     ) -> KernelResult:
         """Attack inputs (n, \\*shape) with labels int64 (n,), epsilons float64 (n,) and keys int64 (n,)."""
+
+
+class WarmKernel(Protocol):
+    """Signature of a kernel that can begin from given points instead of random ones."""
+
+    def __call__(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        epsilon: Tensor,
+        *,
+        norm: str,
+        keys: Tensor,
+        settings: Mapping[str, Any],
+        batch_size: int | None = None,
+        start: Tensor | None = None,
+    ) -> KernelResult:
+        """Attack as a `Kernel` does; `start` (n, \\*shape) holds the first iterates."""
 
 
 def per_sample(values: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
