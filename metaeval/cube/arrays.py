@@ -21,6 +21,7 @@ from metaeval.cube.files import write_atomically
 from metaeval.cube.layout import GROUPS, Variable, chunk_shape
 
 Values = npt.NDArray[Any]
+ZarrArray = Any  # generic in some versions of zarr and not in others
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def quiet_zarr() -> Iterator[None]:
 
 def create_array(
     group: zarr.Group, name: str, described: Variable, sizes: Mapping[str, int], *, growing: bool
-) -> zarr.Array:
+) -> ZarrArray:
     """Create one array, empty, with the shape that the sizes of its dimensions give."""
     with quiet_zarr():
         return group.create_array(
@@ -51,7 +52,7 @@ def create_array(
         )
 
 
-def assign(array: zarr.Array, values: Any) -> None:
+def assign(array: ZarrArray, values: Any) -> None:
     """Write an array whole."""
     if 0 in array.shape:
         return

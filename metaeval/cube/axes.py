@@ -67,7 +67,8 @@ class Axes:
         if self.class_names and (list(class_names), logits) != (self.class_names, self.logits):
             raise UsageError(
                 f"the cube holds other classes ({len(self.class_names)}, {self.logits} logits) than the "
-                f"study ({len(class_names)}, {logits} logits); choose another output folder or remove this one"
+                f"study ({len(class_names)}, {logits} logits); choose another output folder "
+                "or remove this one"
             )
         known = list(zip(self.ids, self.hashes, self.labels, strict=True))
         asked = list(zip(ids, hashes, classes, strict=True))

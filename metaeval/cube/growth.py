@@ -35,24 +35,30 @@ def grow(path: Path, axes: Axes) -> None:
     before anything else changes.
     """
     root = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
-    changes = [
-        (group, name, described)
-        for group in sample_groups(axes)
-        for name, described in GROUPS[group].items()
-        if not _is_grown(root, axes, group, name, described)
-    ]
+    changes = differences(root, axes)
     if not changes and root.attrs.get("format") == FORMAT:
         return
     arrays.drop_consolidated(path)
     root = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
     if root.attrs.get("format") != FORMAT:
         root.attrs["format"] = FORMAT
-    for group, name, described in changes:
+    for group, name in changes:
+        described = GROUPS[group][name]
         node = root.require_group(group)
         expected = arrays.coordinate_attribute(GROUPS[group])
         if dict(node.attrs) != expected:
             node.attrs.update(expected)
         _grow_array(node, axes, group, name, described)
+
+
+def differences(root: zarr.Group, axes: Axes) -> list[tuple[str, str]]:
+    """Return the arrays (group, name) of sample groups whose size or coordinates are not as the axes say."""
+    return [
+        (group, name)
+        for group in sample_groups(axes)
+        for name, described in GROUPS[group].items()
+        if not _is_grown(root, axes, group, name, described)
+    ]
 
 
 def _is_grown(root: zarr.Group, axes: Axes, group: str, name: str, described: Variable) -> bool:
@@ -77,7 +83,7 @@ def _shape(axes: Axes, group: str, described: Variable) -> tuple[int, ...]:
     return tuple(sizes(axes, group)[dim] for dim in described.dims)
 
 
-def _holds(array: zarr.Array, values: Any) -> bool:
+def _holds(array: arrays.ZarrArray, values: Any) -> bool:
     stored = arrays.attempt(lambda: array[...])
     return stored is not None and stored.tolist() == np.asarray(values).tolist()
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -171,12 +171,14 @@ class Journal:
         self._write(task, ".skipped", asdict(Failure(identity, reason, now())))
         self._remove(task, ".failed")
 
-    def tasks(self) -> Iterator[tuple[Task, Path]]:
-        """Yield every task's files that can be read, in order of their paths."""
-        for path in self.files():
-            content = read_json(path)
-            if isinstance(content, dict) and isinstance(content.get("task"), dict):
-                yield Task(**content["task"]), path
+    def task_of(self, path: Path) -> Task | None:
+        """Return the task that a journal file is about, or None if the file is damaged."""
+        content = read_json(path)
+        try:
+            task = Task(**content["task"])
+        except (KeyError, TypeError):
+            return None
+        return task if self.path(task, path.suffix) == path else None
 
     def files(self) -> list[Path]:
         """Return the journal's task files, sorted."""

@@ -19,6 +19,7 @@ WORST_CASE = "worst-case"
 STAGES = ("attack", "verification")
 STATUS = {"pending": 0, "ok": 1, "failed": 2, "skipped": 3}
 FORMAT = 1
+CUBE = "cube.zarr"
 
 Attribute = str | int | float | list[str] | list[int]
 

@@ -71,7 +71,7 @@ class Lock:
     def __enter__(self) -> Lock:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.folder / f"{self.name}.lock", "a+b")  # noqa: SIM115 - closed on leaving
+            self._file = open(self.folder / f"{self.name}.lock", "a+b")
         except OSError as error:
             raise UsageError(f"cannot write in {self.folder.parent}: {error.strerror}") from None
         deadline = time.monotonic() + self.wait
@@ -104,7 +104,7 @@ class Lock:
             return False
         except OSError:
             pass  # a file system without flock: the holders' files alone decide
-        # The sign goes up before the others' are read: of two that come at once, both may give way, never none.
+        # The sign goes up before the others are read: of two that come at once, both may give way, not none.
         content = {"host": self._host, "pid": os.getpid(), "exclusive": self.exclusive, "since": now()}
         self._sign.write_text(json.dumps(content))
         if not self._others(elsewhere=True):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from metaeval.cube.journal import CLEAN, Task
+
 
 @dataclass(frozen=True)
 class NormSelection:
@@ -33,6 +35,13 @@ class Selection:
     samples: int
     norms: Mapping[str, NormSelection] = field(default_factory=dict)
     clean_identities: Mapping[str, str] | None = None
+
+    def identity(self, task: Task) -> str | None:
+        """Return the identity that a task should have; None if any will do, "" (no record's) if not known."""
+        if task.norm == CLEAN:
+            return None if self.clean_identities is None else self.clean_identities.get(task.model, "")
+        identities = self.norms[task.norm].identities
+        return None if identities is None else identities.get(task.model, {}).get(task.attack, "")
 
     def to_json(self) -> str:
         """Return the selection as the text that the cube's root attribute `selection` holds."""

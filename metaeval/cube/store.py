@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ import zarr
 from metaeval.cube import arrays, growth
 from metaeval.cube.axes import Axes
 from metaeval.cube.journal import CLEAN, Journal, Record, Task, now
-from metaeval.cube.layout import MODELS_DTYPES, SHARD, variable
+from metaeval.cube.layout import CUBE, MODELS_DTYPES, SHARD, variable
+from metaeval.cube.selection import Selection
 from metaeval.errors import MissingInputError, UsageError
 from metaeval.hashing import hash_array
 
@@ -29,7 +31,6 @@ Real = npt.NDArray[np.float64]
 Integer = npt.NDArray[np.int64]
 Attributes = Mapping[str, "str | int | float | Sequence[str] | Mapping[str, Any]"]
 
-CUBE = "cube.zarr"
 COLUMN_ARRAYS = ("distance", "searched", "forwards", "backwards", "cell")
 CLEAN_ARRAYS = ("prediction", "logits")
 
@@ -75,7 +76,7 @@ class CubeStore:
         self.path = directory / CUBE
         self.journal = Journal(directory / "journal")
         self._axes = axes
-        self._handles: dict[tuple[str, str], zarr.Array] = {}
+        self._handles: dict[tuple[str, str], arrays.ZarrArray] = {}
 
     @classmethod
     def open_or_create(cls, directory: str | os.PathLike[str]) -> CubeStore:
@@ -115,6 +116,11 @@ class CubeStore:
         if axes is None or not (directory / CUBE).exists():
             raise MissingInputError(f"no cube in {directory}")
         return cls(directory, axes)
+
+    @property
+    def axes(self) -> Axes:
+        """Every axis; to be read, not changed."""
+        return self._axes
 
     # Axes -------------------------------------------------------------------------------------------------
 
@@ -210,6 +216,15 @@ class CubeStore:
         root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
         root.attrs.update({key: _attribute(key, value) for key, value in attributes.items()})
 
+    def select(self, selection: Selection) -> None:
+        """Note which part of the store the current study covers, for aggregates and `status`."""
+        self.set_attributes({"selection": selection.to_json()})
+
+    def selection(self) -> Selection | None:
+        """Return what `select` or the last rebuilding noted, or None."""
+        text = self.attributes().get("selection")
+        return None if text is None else Selection.from_json(str(text))
+
     def attributes(self) -> dict[str, Any]:
         """Return the attributes of the root group."""
         return dict(zarr.open_group(self.path, mode="r", use_consolidated=False).attrs)
@@ -245,7 +260,7 @@ class CubeStore:
     ) -> Record:
         """Write a model's clean predictions `(sample,)` and logits `(sample, logit)` on a shard's samples."""
         task = Task(model, CLEAN, "", shard)
-        values = {
+        values: dict[str, npt.NDArray[Any]] = {
             "prediction": np.asarray(prediction, dtype=np.int64),
             "logits": np.asarray(logits, dtype=np.float32),
         }
@@ -315,7 +330,7 @@ class CubeStore:
             Numeric warnings; NaN ones are left out.
         """
         task = Task(model, norm, attack, shard)
-        values = _column_values(column)
+        values: dict[str, npt.NDArray[Any]] = _column_values(column)
         levels = self._axes.norms[norm].epsilons
         count = self._check(task, values, {"cell": len(levels)})
         verdicts = np.vstack([values["cell"] != 0, np.zeros((1, len(levels)), dtype=bool)]).argmin(axis=0)
@@ -348,8 +363,8 @@ class CubeStore:
     ) -> StoredColumn | None:
         """Return a task's column and record; None unless they are there, of this identity and intact.
 
-        The rows are those of the record; `cell` has all levels of the store (`epsilons(norm)`, or `levels` for
-        the positions of some), 0 where there is no verdict.
+        The rows are those of the record; `cell` has all levels of the store (`epsilons(norm)`, or
+        `levels` for the positions of some), 0 where there is no verdict.
         """
         stored = self._read(Task(model, norm, attack, shard), identity)
         return None if stored is None else StoredColumn(Column(**stored[0]), stored[1])
@@ -366,43 +381,45 @@ class CubeStore:
         """Note that a task does not apply to this model, and why; it is no member of the worst case."""
         self.journal.skip_task(Task(model, norm, attack, shard), reason, identity)
 
-    def load(self, task: Task, record: Record) -> dict[str, npt.NDArray[Any]] | None:
+    def load(
+        self, task: Task, record: Record, slabs: Mapping[str, npt.NDArray[Any]] | None = None
+    ) -> dict[str, npt.NDArray[Any]] | None:
         """Return the arrays that a record vouches for, or None if they are not what it says.
 
         A chunk that is missing, truncated or altered gives None, and so does a record of other samples or
-        levels than the store's.
+        levels than the store's. `slabs` are the model's whole arrays, where they have been read already.
         """
-        names = CLEAN_ARRAYS if task.norm == CLEAN else COLUMN_ARRAYS
-        try:
-            index = self._index(task)
-        except (KeyError, ValueError):  # a model, norm or attack that the store does not have
-            return None
-        rows = slice(task.shard * SHARD, task.shard * SHARD + len(record.sample_hashes))
-        group = _group(task.norm)
-        values: dict[str, npt.NDArray[Any]] = {}
-        for name in names:
-            value = arrays.attempt(lambda name=name: self.array(group, name)[(*index, rows)])  # type: ignore[misc]
-            if value is None:
-                return None
-            values[name] = value
-        return values if self.matches(task, record, values) else None
-
-    def matches(self, task: Task, record: Record, values: Mapping[str, npt.NDArray[Any]]) -> bool:
-        """Tell whether arrays read at a record's rows are what the record vouches for."""
+        clean = task.norm == CLEAN
         start, count = task.shard * SHARD, len(record.sample_hashes)
+        if task.model not in self._axes.models or not (clean or task.norm in self._axes.norms):
+            return None
         if tuple(self._axes.hashes[start : start + count]) != record.sample_hashes:
-            return False
-        if task.norm != CLEAN:
-            levels = self._axes.norms[task.norm].epsilons[: len(record.levels)]
-            if tuple(levels) != record.levels:
-                return False
-        for name, value in values.items():
+            return None
+        if not clean:
+            axes = self._axes.norms[task.norm]
+            if task.attack not in axes.attacks or tuple(axes.epsilons[: len(record.levels)]) != record.levels:
+                return None
+        index, rows = self._index(task), slice(start, start + count)
+        values: dict[str, npt.NDArray[Any]] = {}
+        value: npt.NDArray[Any] | None
+        for name in CLEAN_ARRAYS if clean else COLUMN_ARRAYS:
+            if slabs is not None:
+                value = slabs[name][index[1:]][rows].copy()
+            else:
+                value = arrays.attempt(
+                    partial(self.array(_group(task.norm), name).__getitem__, (*index, rows))
+                )
+            if value is None or name not in record.checksums:
+                return None
             known = value[:, : len(record.levels)] if name == "cell" else value
-            if hash_array(known) != record.checksums.get(name):
-                return False
-        return True
+            if hash_array(known) != record.checksums[name]:
+                return None
+            if name == "cell":
+                value[:, len(record.levels) :] = 0  # the record does not vouch for them
+            values[name] = value
+        return values
 
-    def array(self, group: str, name: str) -> zarr.Array:
+    def array(self, group: str, name: str) -> arrays.ZarrArray:
         """Return the zarr array of a sample group."""
         key = (group, name)
         if key not in self._handles:

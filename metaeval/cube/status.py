@@ -1,0 +1,80 @@
+"""How far a study's tasks are, from the journal alone."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+
+from metaeval.cube.journal import CLEAN, Task
+from metaeval.cube.selection import NormSelection, Selection
+from metaeval.cube.states import column_state, task_states
+from metaeval.cube.store import CubeStore
+
+
+@dataclass(frozen=True)
+class ColumnStatus:
+    """One column's tasks by status; the clean forward pass has the norm "clean" and no attack.
+
+    `interrupted` are those of `pending` that were being written when their process ended.
+    """
+
+    model: str
+    norm: str
+    attack: str
+    status: str
+    pending: int
+    ok: int
+    failed: int
+    skipped: int
+    interrupted: int
+    reason: str
+
+
+def status(directory: str | os.PathLike[str]) -> list[ColumnStatus]:
+    """Return how far each column is, in the order of the study.
+
+    Covers what the study last run here asks for, or everything in the store if that is not known. Records are
+    believed; `metaeval.cube.verify` compares them with what is stored.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no cube in the folder.
+    """
+    store = CubeStore.open(directory)
+    selection = store.selection() or everything(store)
+    rows = []
+    for model in selection.models:
+        rows.append(_column(store, selection, model, CLEAN, ""))
+        for norm, chosen in selection.norms.items():
+            rows += [_column(store, selection, model, norm, attack) for attack in chosen.attacks]
+    return rows
+
+
+def everything(store: CubeStore) -> Selection:
+    """Return the selection of all that a store has."""
+    norms = {
+        norm: NormSelection(tuple(store.attacks(norm)), tuple(store.epsilons(norm).tolist()))
+        for norm in store.norms
+    }
+    return Selection(tuple(store.models), len(store.sample_hashes), norms)
+
+
+def _column(store: CubeStore, selection: Selection, model: str, norm: str, attack: str) -> ColumnStatus:
+    states = task_states(store, selection, model, norm, attack)
+    counts = Counter(state.status for state in states)
+    interrupted = sum(store.journal.is_open(Task(model, norm, attack, shard)) for shard in range(len(states)))
+    state, reason = column_state(states)
+    return ColumnStatus(
+        model,
+        norm,
+        attack,
+        state,
+        counts["pending"],
+        counts["ok"],
+        counts["failed"],
+        counts["skipped"],
+        interrupted,
+        reason,
+    )
