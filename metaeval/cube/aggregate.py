@@ -17,7 +17,7 @@ from metaeval.cube.journal import CLEAN, Task
 from metaeval.cube.layout import GROUPS, SHARD, STAGES, STATUS, WORST_CASE
 from metaeval.cube.selection import NormSelection, Selection
 from metaeval.cube.states import State, column_state, task_states, worst_case_state
-from metaeval.cube.store import CLEAN_ARRAYS, COLUMN_ARRAYS, CubeStore
+from metaeval.cube.store import CubeStore
 from metaeval.errors import UsageError
 from metaeval.outcomes import NORMS
 
@@ -89,7 +89,7 @@ def _clean(store: CubeStore, selection: Selection, labels: Integer, read: _Read)
     total = np.bincount(labels, minlength=len(classes)).astype(np.int64)
     correct = np.full((len(selection.models), len(classes)), UNKNOWN, dtype=np.int64)
     for position, model in enumerate(selection.models):
-        slabs = _slabs(store, model, CLEAN)
+        slabs = store.arrays.slabs(model, CLEAN)
         _, values = read(slabs, model, CLEAN)
         predicted = np.full(len(labels), UNKNOWN, dtype=np.int64)
         for shard, stored in values.items():
@@ -122,7 +122,7 @@ def _norm(
     counts, states, warnings = [], [], []
     settings, reduced = dict.fromkeys(chosen.attacks, ""), dict.fromkeys(chosen.attacks, "")
     for model in selection.models:
-        slabs = _slabs(store, model, norm)
+        slabs = store.arrays.slabs(model, norm)
         cells = np.zeros((len(chosen.attacks), len(labels), len(levels)), dtype=np.uint8)
         columns: dict[str, tuple[str, str]] = {}
         flags: list[dict[str, float]] = [{}]
@@ -210,7 +210,7 @@ def _column(
         task = Task(model, norm, attack, shard)
         if state.record is None:
             continue
-        stored = store.load(task, state.record, slabs)
+        stored = store.arrays.read(task, state.record, slabs)
         if stored is not None:
             values[shard] = stored
         else:
@@ -219,19 +219,6 @@ def _column(
             status = "pending" if state.status == "ok" else state.status
             states[shard] = State(status, state.reason or DAMAGED)
     return states, values
-
-
-def _slabs(store: CubeStore, model: str, norm: str) -> dict[str, npt.NDArray[Any]] | None:
-    """Read a model's sample arrays at once, far faster than task by task; None if a chunk is damaged."""
-    index = store.models.index(model)
-    names = CLEAN_ARRAYS if norm == CLEAN else COLUMN_ARRAYS
-    slabs = {}
-    for name in names:
-        slab = arrays.attempt(partial(store.array(f"samples/{norm}", name).__getitem__, index))
-        if slab is None:
-            return None
-        slabs[name] = slab
-    return slabs
 
 
 def _fill(target: npt.NDArray[Any], shard: int, values: npt.NDArray[Any]) -> None:

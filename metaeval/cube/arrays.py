@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import ZstdCodec
 
-from metaeval.cube.files import write_atomically
-from metaeval.cube.layout import GROUPS, Variable, chunk_shape
+from metaeval.cube.files import read_json, write_atomically
+from metaeval.cube.layout import Variable, chunk_shape
 
 Values = npt.NDArray[Any]
 ZarrArray = Any  # generic in some versions of zarr and not in others
@@ -122,16 +123,33 @@ def attempt(read: Callable[[], Any]) -> Any | None:
 
 def drop_consolidated(path: Path) -> None:
     """Delete consolidated metadata: once stale, it silently hides what was added."""
-    for node in [path, *(path / name for name in GROUPS)]:
-        file = node / "zarr.json"
-        if not file.exists():
-            continue
-        content = json.loads(file.read_bytes())
-        if content.pop("consolidated_metadata", None) is not None:
-            write_atomically(file, json.dumps(content, indent=2).encode())
+    content = read_json(path / "zarr.json")
+    if content is not None and content.pop("consolidated_metadata", None) is not None:
+        write_atomically(path / "zarr.json", json.dumps(content, indent=2).encode())
 
 
 def consolidate(path: Path) -> None:
     """Write consolidated metadata, which plain `xr.open_zarr` looks for; the last step of any change."""
     with quiet_zarr():
         zarr.consolidate_metadata(str(path), zarr_format=3)
+
+
+def attribute(key: str, value: Any) -> str | int | float | list[str]:
+    """Return a value as an attribute holds it: plain values and lists as they are, mappings as JSON text."""
+    if isinstance(value, Mapping):
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    if isinstance(value, str | int | float):
+        return value
+    if all(isinstance(item, str | int | float) for item in value):
+        return list(value)
+    raise TypeError(f"attribute {key!r}: nested values are stored as one JSON string")
+
+
+def typed(column: Sequence[Any]) -> tuple[str, list[Any]]:
+    """Return the kind of array that holds a column of plain values, and the values with fills for None."""
+    numbers = [value for value in column if value is not None]
+    if not numbers or not all(isinstance(value, int | float | np.number) for value in numbers):
+        return "text", ["" if value is None else str(value) for value in column]
+    if len(numbers) == len(column) and all(isinstance(value, int | np.integer) for value in numbers):
+        return "integer", [int(value) for value in column]
+    return "real", [math.nan if value is None else float(value) for value in column]

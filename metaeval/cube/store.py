@@ -6,12 +6,9 @@ the layout lock exclusively; whoever writes columns holds it shared, and no two 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,31 +20,14 @@ from metaeval.cube import arrays, growth
 from metaeval.cube.axes import Axes
 from metaeval.cube.journal import CLEAN, Journal, Record, Task, now
 from metaeval.cube.layout import CUBE, MODELS_DTYPES, SHARD, variable
+from metaeval.cube.sample_arrays import Column, Integer, Real, SampleArrays, column_values
 from metaeval.cube.selection import Selection
 from metaeval.errors import MissingInputError, UsageError
 from metaeval.hashing import hash_array
 
-Real = npt.NDArray[np.float64]
-Integer = npt.NDArray[np.int64]
+__all__ = ["Column", "CubeStore", "StoredClean", "StoredColumn"]
+
 Attributes = Mapping[str, "str | int | float | Sequence[str] | Mapping[str, Any]"]
-
-COLUMN_ARRAYS = ("distance", "searched", "forwards", "backwards", "cell")
-CLEAN_ARRAYS = ("prediction", "logits")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One attack's results for one model on the samples of one shard, rows in the order of the samples.
-
-    `distance` and `searched` are float64 norms, `forwards` and `backwards` int64 counts (each `(sample,)`),
-    `cell` is uint8 `(sample, level)` with the levels in the store's order; 0 where a level was not asked for.
-    """
-
-    distance: Real
-    searched: Real
-    forwards: Integer
-    backwards: Integer
-    cell: npt.NDArray[np.uint8]
 
 
 class StoredColumn(NamedTuple):
@@ -76,7 +56,7 @@ class CubeStore:
         self.path = directory / CUBE
         self.journal = Journal(directory / "journal")
         self._axes = axes
-        self._handles: dict[tuple[str, str], arrays.ZarrArray] = {}
+        self.arrays = SampleArrays(self.path, axes)
 
     @classmethod
     def open_or_create(cls, directory: str | os.PathLike[str]) -> CubeStore:
@@ -214,7 +194,7 @@ class CubeStore:
         """Set attributes of the root group; a mapping is stored as one JSON string."""
         arrays.drop_consolidated(self.path)
         root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
-        root.attrs.update({key: _attribute(key, value) for key, value in attributes.items()})
+        root.attrs.update({key: arrays.attribute(key, value) for key, value in attributes.items()})
 
     def select(self, selection: Selection) -> None:
         """Note which part of the store the current study covers, for aggregates and `status`."""
@@ -241,7 +221,7 @@ class CubeStore:
         for name, column in columns.items():
             if len(column) != len(names):
                 raise ValueError(f"column {name!r} has {len(column)} entries for {len(names)} models")
-            kind, values[name] = _typed(column)
+            kind, values[name] = arrays.typed(column)
             described[name] = MODELS_DTYPES[kind]
         arrays.replace_group(self.path, "models", described, values)
 
@@ -264,7 +244,7 @@ class CubeStore:
             "prediction": np.asarray(prediction, dtype=np.int64),
             "logits": np.asarray(logits, dtype=np.float32),
         }
-        count = self._check(task, values, {"logits": self._axes.logits})
+        count = self.arrays.check(task, values, {"logits": self._axes.logits})
         record = Record(
             identity=identity,
             sample_hashes=tuple(self._axes.hashes[shard * SHARD : shard * SHARD + count]),
@@ -274,7 +254,7 @@ class CubeStore:
             versions=dict(versions or {}),
             time=now(),
         )
-        self._store(task, values, record)
+        self._write(task, values, record)
         return record
 
     def clean_record(self, model: str, shard: int) -> Record | None:
@@ -330,9 +310,9 @@ class CubeStore:
             Numeric warnings; NaN ones are left out.
         """
         task = Task(model, norm, attack, shard)
-        values: dict[str, npt.NDArray[Any]] = _column_values(column)
+        values: dict[str, npt.NDArray[Any]] = column_values(column)
         levels = self._axes.norms[norm].epsilons
-        count = self._check(task, values, {"cell": len(levels)})
+        count = self.arrays.check(task, values, {"cell": len(levels)})
         verdicts = np.vstack([values["cell"] != 0, np.zeros((1, len(levels)), dtype=bool)]).argmin(axis=0)
         record = Record(
             identity=identity,
@@ -351,7 +331,7 @@ class CubeStore:
             versions=dict(versions or {}),
             time=now(),
         )
-        self._store(task, values, record)
+        self._write(task, values, record)
         return record
 
     def record(self, model: str, norm: str, attack: str, shard: int) -> Record | None:
@@ -381,128 +361,27 @@ class CubeStore:
         """Note that a task does not apply to this model, and why; it is no member of the worst case."""
         self.journal.skip_task(Task(model, norm, attack, shard), reason, identity)
 
-    def load(
-        self, task: Task, record: Record, slabs: Mapping[str, npt.NDArray[Any]] | None = None
-    ) -> dict[str, npt.NDArray[Any]] | None:
-        """Return the arrays that a record vouches for, or None if they are not what it says.
-
-        A chunk that is missing, truncated or altered gives None, and so does a record of other samples or
-        levels than the store's. `slabs` are the model's whole arrays, where they have been read already.
-        """
-        clean = task.norm == CLEAN
-        start, count = task.shard * SHARD, len(record.sample_hashes)
-        if task.model not in self._axes.models or not (clean or task.norm in self._axes.norms):
-            return None
-        if tuple(self._axes.hashes[start : start + count]) != record.sample_hashes:
-            return None
-        if not clean:
-            axes = self._axes.norms[task.norm]
-            if task.attack not in axes.attacks or tuple(axes.epsilons[: len(record.levels)]) != record.levels:
-                return None
-        index, rows = self._index(task), slice(start, start + count)
-        values: dict[str, npt.NDArray[Any]] = {}
-        value: npt.NDArray[Any] | None
-        for name in CLEAN_ARRAYS if clean else COLUMN_ARRAYS:
-            if slabs is not None:
-                value = slabs[name][index[1:]][rows].copy()
-            else:
-                value = arrays.attempt(
-                    partial(self.array(_group(task.norm), name).__getitem__, (*index, rows))
-                )
-            if value is None or name not in record.checksums:
-                return None
-            known = value[:, : len(record.levels)] if name == "cell" else value
-            if hash_array(known) != record.checksums[name]:
-                return None
-            if name == "cell":
-                value[:, len(record.levels) :] = 0  # the record does not vouch for them
-            values[name] = value
-        return values
-
-    def array(self, group: str, name: str) -> arrays.ZarrArray:
-        """Return the zarr array of a sample group."""
-        key = (group, name)
-        if key not in self._handles:
-            self._handles[key] = zarr.open_array(self.path, path=f"{group}/{name}", mode="r+")
-        return self._handles[key]
-
     # Inside -----------------------------------------------------------------------------------------------
 
     def _save_and_grow(self) -> None:
         # First the axes, whole, then the arrays: what a kill interrupts, the next opening finishes.
         self._axes.save(_axes_path(self.directory))
         growth.grow(self.path, self._axes)
-        self._handles.clear()
+        self.arrays.close()
 
-    def _index(self, task: Task) -> tuple[int, ...]:
-        model = self._axes.models.index(task.model)
-        return (
-            (model,)
-            if task.norm == CLEAN
-            else (model, self._axes.norms[task.norm].attacks.index(task.attack))
-        )
-
-    def _check(self, task: Task, values: Mapping[str, npt.NDArray[Any]], widths: Mapping[str, int]) -> int:
-        """Check the shapes of a task's values and return the number of their rows."""
-        count = len(next(iter(values.values())))
-        rows = self.rows(task.shard)
-        if count > rows.stop - rows.start:
-            raise ValueError(f"{task}: {count} rows for a shard of {rows.stop - rows.start} samples")
-        for name, value in values.items():
-            expected = (count, widths[name]) if name in widths else (count,)
-            if value.shape != expected:
-                raise ValueError(f"{task}: {name} has the shape {value.shape} instead of {expected}")
-        return count
-
-    def _store(self, task: Task, values: Mapping[str, npt.NDArray[Any]], record: Record) -> None:
-        """Write whole chunks, rows that the values lack filled anew, and commit the record last."""
-        index, rows, group = self._index(task), self.rows(task.shard), _group(task.norm)
+    def _write(self, task: Task, values: dict[str, npt.NDArray[Any]], record: Record) -> None:
+        # While its chunks change, the task has no record: whatever a kill leaves is computed again.
         self.journal.begin(task)
-        for name, value in values.items():
-            array = self.array(group, name)
-            block = np.full((rows.stop - rows.start, *value.shape[1:]), array.fill_value, dtype=value.dtype)
-            block[: len(value)] = value
-            array[(*index, rows)] = block
+        self.arrays.write(task, values)
         self.journal.commit(task, record)
 
     def _read(self, task: Task, identity: str) -> tuple[dict[str, npt.NDArray[Any]], Record] | None:
         record = self.journal.read(task)
         if record is None or record.identity != identity:
             return None
-        values = self.load(task, record)
+        values = self.arrays.read(task, record)
         return None if values is None else (values, record)
 
 
 def _axes_path(directory: Path) -> Path:
     return directory / "journal" / "axes.json"
-
-
-def _group(norm: str) -> str:
-    return f"samples/{norm}"
-
-
-def _column_values(column: Column) -> dict[str, npt.NDArray[Any]]:
-    types = {"distance": np.float64, "searched": np.float64, "forwards": np.int64, "backwards": np.int64}
-    return {
-        name: np.asarray(getattr(column, name), dtype=types.get(name, np.uint8)) for name in COLUMN_ARRAYS
-    }
-
-
-def _attribute(key: str, value: Any) -> str | int | float | list[str]:
-    if isinstance(value, Mapping):
-        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    if isinstance(value, str | int | float):
-        return value
-    if all(isinstance(item, str | int | float) for item in value):
-        return list(value)
-    raise TypeError(f"attribute {key!r}: nested values are stored as one JSON string")
-
-
-def _typed(column: Sequence[Any]) -> tuple[str, list[Any]]:
-    """Return the kind of array that holds a column of plain values, and the values with fills for None."""
-    numbers = [value for value in column if value is not None]
-    if not numbers or not all(isinstance(value, int | float | np.number) for value in numbers):
-        return "text", ["" if value is None else str(value) for value in column]
-    if len(numbers) == len(column) and all(isinstance(value, int | np.integer) for value in numbers):
-        return "integer", [int(value) for value in column]
-    return "real", [math.nan if value is None else float(value) for value in column]

@@ -71,7 +71,7 @@ def _records(store: CubeStore) -> Iterator[Finding]:
             record = store.journal.read(task)
             if record is None:
                 yield Finding("error", str(task), "its record is damaged or of another version")
-            elif store.load(task, record) is None:
+            elif store.arrays.read(task, record) is None:
                 yield Finding("error", str(task), "the stored values do not match their record")
 
 

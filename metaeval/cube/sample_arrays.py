@@ -1,0 +1,165 @@
+"""The arrays of single samples: whole chunks written, and read back against their records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from metaeval.cube import arrays
+from metaeval.cube.axes import Axes
+from metaeval.cube.journal import CLEAN, Record, Task
+from metaeval.cube.layout import SHARD
+from metaeval.hashing import hash_array
+
+Real = npt.NDArray[np.float64]
+Integer = npt.NDArray[np.int64]
+Values = dict[str, npt.NDArray[Any]]
+
+_COLUMN = {
+    "distance": np.float64,
+    "searched": np.float64,
+    "forwards": np.int64,
+    "backwards": np.int64,
+    "cell": np.uint8,
+}
+_CLEAN = ("prediction", "logits")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One attack's results for one model on the samples of one shard, rows in the order of the samples.
+
+    `distance` and `searched` are float64 norms, `forwards` and `backwards` int64 counts (each `(sample,)`),
+    `cell` is uint8 `(sample, level)` with the levels in the store's order; 0 where a level was not asked for.
+    """
+
+    distance: Real
+    searched: Real
+    forwards: Integer
+    backwards: Integer
+    cell: npt.NDArray[np.uint8]
+
+
+def column_values(column: Column) -> Values:
+    """Return a column's arrays by name, in the types that are stored."""
+    return {name: np.asarray(getattr(column, name), dtype=dtype) for name, dtype in _COLUMN.items()}
+
+
+class SampleArrays:
+    """The arrays of `/samples/clean` and `/samples/<norm>`, addressed by task."""
+
+    def __init__(self, path: Path, axes: Axes) -> None:
+        self._path = path
+        self._axes = axes
+        self._handles: dict[tuple[str, str], arrays.ZarrArray] = {}
+
+    def close(self) -> None:
+        """Forget opened arrays, after their shapes have changed."""
+        self._handles.clear()
+
+    def check(self, task: Task, values: Values, widths: Mapping[str, int]) -> int:
+        """Return the number of rows of a task's values.
+
+        Raises
+        ------
+        ValueError
+            If they do not fit the shard, each other, or `widths` (the size of a second axis).
+        """
+        count, room = len(next(iter(values.values()))), self._room(task)
+        if count > room:
+            raise ValueError(f"{task}: {count} rows for a shard of {room} samples")
+        for name, value in values.items():
+            expected = (count, widths[name]) if name in widths else (count,)
+            if value.shape != expected:
+                raise ValueError(f"{task}: {name} has the shape {value.shape} instead of {expected}")
+        return count
+
+    def write(self, task: Task, values: Values) -> None:
+        """Write a task's chunks whole; rows that the values lack become fill values."""
+        start, room = task.shard * SHARD, self._room(task)
+        for name, value in values.items():
+            array = self._array(task.norm, name)
+            block = np.full((room, *value.shape[1:]), array.fill_value, dtype=value.dtype)
+            block[: len(value)] = value
+            array[(*self._index(task), slice(start, start + room))] = block
+
+    def read(self, task: Task, record: Record, slabs: Values | None = None) -> Values | None:
+        """Return the arrays that a record vouches for, or None if they are not what it says.
+
+        A chunk that is missing, truncated or altered gives None, and so does a record of other samples or
+        levels than the store's. `slabs` are the model's whole arrays, where they have been read already.
+        """
+        if not self._fits(task, record):
+            return None
+        index, start = self._index(task), task.shard * SHARD
+        rows = slice(start, start + len(record.sample_hashes))
+        values: Values = {}
+        for name in _names(task.norm):
+            value: npt.NDArray[Any] | None
+            if slabs is not None:
+                value = slabs[name][index[1:]][rows].copy()
+            else:
+                read = self._array(task.norm, name).__getitem__
+                value = arrays.attempt(partial(read, (*index, rows)))
+            if value is None:
+                return None
+            levels = len(record.levels)
+            if hash_array(value[:, :levels] if name == "cell" else value) != record.checksums.get(name):
+                return None
+            if name == "cell":
+                value[:, levels:] = 0  # the record does not vouch for them
+            values[name] = value
+        return values
+
+    def slabs(self, model: str, norm: str) -> Values | None:
+        """Read a model's arrays at once, far faster than task by task; None if any chunk is damaged."""
+        index = self._axes.models.index(model)
+        result: Values = {}
+        for name in _names(norm):
+            slab = arrays.attempt(partial(self._array(norm, name).__getitem__, index))
+            if slab is None:
+                return None
+            result[name] = slab
+        return result
+
+    def _fits(self, task: Task, record: Record) -> bool:
+        start = task.shard * SHARD
+        hashes = self._axes.hashes[start : start + len(record.sample_hashes)]
+        if task.model not in self._axes.models or tuple(hashes) != record.sample_hashes:
+            return False
+        if task.norm == CLEAN:
+            return True
+        axes = self._axes.norms.get(task.norm)
+        return (
+            axes is not None
+            and task.attack in axes.attacks
+            and tuple(axes.epsilons[: len(record.levels)]) == record.levels
+        )
+
+    def _index(self, task: Task) -> tuple[int, ...]:
+        model = self._axes.models.index(task.model)
+        return (
+            (model,)
+            if task.norm == CLEAN
+            else (model, self._axes.norms[task.norm].attacks.index(task.attack))
+        )
+
+    def _room(self, task: Task) -> int:
+        return max(0, min(SHARD, len(self._axes.ids) - task.shard * SHARD))
+
+    def _array(self, norm: str, name: str) -> arrays.ZarrArray:
+        key = (norm, name)
+        if key not in self._handles:
+            self._handles[key] = zarr.open_array(self._path, path=f"samples/{norm}/{name}", mode="r+")
+        return self._handles[key]
+
+
+def _names(norm: str) -> tuple[str, ...]:
+    return _CLEAN if norm == CLEAN else tuple(_COLUMN)
