@@ -1,0 +1,296 @@
+"""The command line: parse, call, print. Every heavy import is inside the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from metaeval.errors import MetaevalError, MissingInputError, UsageError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Statistical meta-analysis of classifiers' robustness: a study file in, one cube and one page out.",
+)
+
+StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (TOML).")]
+Place = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[STUDY | CUBE]", help="A study file, a cube or its folder; default: the newest cube."
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", envvar="METAEVAL_OUTPUT", help="Folder for the cube and the report."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N samples of the study.")]
+Only = Annotated[
+    str | None,
+    typer.Option(
+        help="Run only the tasks that match this pattern of model/norm/attack, as in 'cnn*/linf/*'."
+    ),
+]
+Device = Annotated[str, typer.Option(envvar="METAEVAL_DEVICE", help="auto, cpu, cuda or cuda:N.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, envvar="METAEVAL_BATCH_SIZE", help="Samples at a time; default: found automatically."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of failed tasks.")]
+
+
+class Listing(StrEnum):
+    """What `metaeval list` can list."""
+
+    attacks = "attacks"
+    data = "data"
+    figures = "figures"
+    models = "models"
+    studies = "studies"
+
+
+def version_and_exit(value: bool) -> None:
+    """Print the version."""
+    if value:
+        from importlib.metadata import version
+
+        print(version("metaeval"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version_and_exit, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that belong to no command."""
+
+
+@app.command()
+def run(
+    study: StudyPath,
+    output: Output = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    only: Only = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Evaluate a study into its cube, continuing where an earlier run stopped, and write the report."""
+    from metaeval.runner.run import run_study
+    from metaeval.study.load import load_study
+
+    loaded = load_study(study)
+    try:
+        summary = run_study(
+            loaded,
+            output=output,
+            device=device,
+            batch_size=batch_size,
+            only=only,
+            limit=limit,
+            quiet=quiet or as_json,
+            verbose=verbose,
+        )
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; finished tasks are kept. To continue: {resume_command()}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    from metaeval.cube.opening import open_cube
+    from metaeval.report.page import write_report
+
+    page = write_report(open_cube(summary.directory), summary.directory / "report.html")
+    if as_json:
+        print(json.dumps({**summary.as_dict(), "report": str(page)}, indent=2))
+    elif not quiet:
+        print(summary.sentence())
+        print(f"cube    {summary.directory / 'cube.zarr'}")
+        print(f"report  {page}")
+    for failure in summary.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    if summary.failures:
+        raise typer.Exit(3)
+
+
+@app.command()
+def report(
+    places: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[STUDY | CUBE]...", help="Study files, cubes or their folders; default: the newest cube."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The page to write; default: report.html beside the cube."),
+    ] = None,
+) -> None:
+    """Turn a cube into one static page."""
+    from metaeval.cube.aggregate import rebuild
+    from metaeval.cube.opening import open_cube
+    from metaeval.report.page import write_report
+
+    folders = [locate(place) for place in places or [None]]
+    if output and len(folders) > 1:
+        raise UsageError("--output takes one page, so name one study or cube")
+    for folder in folders:
+        rebuild(folder)
+        print(write_report(open_cube(folder), output or folder / "report.html"))
+
+
+@app.command()
+def check(study: StudyPath, as_json: AsJson = False) -> None:
+    """Check a study file, its data and its models, without computing anything."""
+    from metaeval.errors import StudyError
+    from metaeval.runner.prepare import prepare
+    from metaeval.study.load import load_study
+
+    try:
+        plan = prepare(load_study(study)).plan
+    except StudyError as error:
+        if as_json:
+            print(json.dumps([vars(problem) for problem in error.problems], indent=2))
+            raise typer.Exit(error.exit_code) from None
+        raise
+    if as_json:
+        print("[]")
+    else:
+        print(
+            f"{study}: no problem found "
+            f"({len(plan.models)} models, {len(plan.attacks)} attacks, {plan.samples} samples)"
+        )
+
+
+@app.command()
+def plan(
+    study: StudyPath,
+    output: Output = None,
+    device: Device = "auto",
+    only: Only = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what will run, what is done already, and what it will cost."""
+    from metaeval.runner.forecast import forecast
+    from metaeval.runner.prepare import prepare
+    from metaeval.study.load import load_study
+
+    expected = forecast(prepare(load_study(study), only=only, limit=limit), output=output, device=device)
+    print(json.dumps(expected.as_dict(), indent=2) if as_json else expected.text())
+
+
+@app.command()
+def status(place: Place = None, as_json: AsJson = False) -> None:
+    """Show, for every model and attack of a cube, what is done, pending and failed."""
+    from metaeval.cube.status import status as read_status
+
+    rows = read_status(locate(place))
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print_table(rows)
+
+
+@app.command()
+def verify(place: Place = None) -> None:
+    """Check every finished task of a cube against its record; exit code 3 if anything differs."""
+    from metaeval.cube.verify import verify as find_differences
+
+    folder = locate(place)
+    findings = find_differences(folder)
+    for finding in findings:
+        print(finding)
+    if findings:
+        raise typer.Exit(3)
+    print(f"{folder}: every record agrees with the cube")
+
+
+@app.command("list")
+def list_command(what: Listing, as_json: AsJson = False) -> None:
+    """List what studies can name: attacks, data, figures, models, and the studies in ./studies."""
+    from metaeval.listing import LISTINGS
+
+    rows = LISTINGS[what.value]()
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print_table(rows)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of study files, for editors."""
+    from metaeval.study.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+def locate(place: Path | None) -> Path:
+    """Return the folder of a study's, a cube's or the newest results.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no cube there.
+    """
+    if place is None:
+        cubes = sorted(Path("reports").glob("*/cube.zarr/zarr.json"), key=lambda file: file.stat().st_mtime)
+        if not cubes:
+            raise MissingInputError("no cube under reports/; name a study, a cube or its folder")
+        return cubes[-1].parent.parent
+    if place.suffix == ".toml":
+        from metaeval.study.load import load_study
+
+        folder = load_study(place).output
+    else:
+        folder = place.parent if place.name == "cube.zarr" else place
+    if not (folder / "cube.zarr").is_dir():
+        raise MissingInputError(f"no cube in {folder}; `metaeval run` makes one")
+    return folder
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print rows as a table with one column per key; nothing is cut off."""
+    if not rows:
+        print("nothing to show")
+        return
+    table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def resume_command() -> str:
+    """Return the command line that was typed, which is also the one that continues."""
+    import shlex
+
+    return shlex.join(["metaeval", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Run the command line and exit with the code that `metaeval.errors` gives the outcome."""
+    try:
+        app()
+    except MetaevalError as error:
+        print(f"{error}" if isinstance(error, UsageError) else f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "safetensors", "pyautoattack", "torchattacks"):
+            raise
+        print(
+            f"error: {error.name} is missing; this command needs: pip install 'metaeval[run]'",
+            file=sys.stderr,
+        )
+        sys.exit(UsageError.exit_code)

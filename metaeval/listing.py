@@ -1,0 +1,75 @@
+"""What `metaeval list` shows: one table per kind of thing that a study can name."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Rows = list[dict[str, Any]]
+
+
+def attacks() -> Rows:
+    """Return one row per attack."""
+    from metaeval.attacks import catalogue
+
+    return [
+        {
+            "id": spec.id,
+            "norms": " ".join(spec.norms),
+            "kind": spec.kind,
+            "gradients": "no" if spec.black_box else "yes",
+            "implementation": spec.implementation,
+            "settings": " ".join(f"{name}={setting.default}" for name, setting in spec.settings.items()),
+            "citation": spec.citation,
+        }
+        for spec in map(catalogue.get, catalogue.names())
+    ]
+
+
+def data() -> Rows:
+    """Return one row per data source."""
+    from metaeval.sources.data import SOURCES
+
+    return _named("data_sources", SOURCES)
+
+
+def figures() -> Rows:
+    """Return one row per figure of the report."""
+    from metaeval.report.figures import FIGURES
+
+    return _named("figures", FIGURES)
+
+
+def models() -> Rows:
+    """Return one row per model source and built-in architecture."""
+    from metaeval.sources.models import SOURCES
+    from metaeval.sources.models.architectures import ARCHITECTURES
+
+    sources = [{"kind": "source", **row} for row in _named("model_sources", SOURCES)]
+    return sources + [{"kind": "architecture", "name": n, "home": f} for n, f in ARCHITECTURES.items()]
+
+
+def studies() -> Rows:
+    """Return one row per study file in ./studies."""
+    rows: Rows = []
+    for path in sorted(Path("studies").glob("*.toml")):
+        title = tomllib.loads(path.read_text(encoding="utf-8")).get("study", {}).get("title", "")
+        rows.append({"study": str(path), "title": title})
+    return rows
+
+
+LISTINGS: dict[str, Callable[[], Rows]] = {
+    "attacks": attacks,
+    "data": data,
+    "figures": figures,
+    "models": models,
+    "studies": studies,
+}
+
+
+def _named(group: str, builtin: dict[str, str]) -> Rows:
+    from metaeval.registry import names
+
+    return [{"name": name, "home": builtin.get(name, "entry point")} for name in names(group, builtin)]

@@ -1,0 +1,14 @@
+"""Where metaeval keeps what it may make again: trained models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def cache_directory() -> Path:
+    """Return ``METAEVAL_CACHE_DIR`` if set, else the platform's cache folder for metaeval."""
+    given = os.environ.get("METAEVAL_CACHE_DIR")
+    return Path(given) if given else Path(platformdirs.user_cache_dir("metaeval"))

@@ -1,0 +1,209 @@
+"""What a run will cost: passes from the attacks' formulas, seconds from timing each model on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metaeval.cube.journal import Journal
+from metaeval.cube.journal import Task as Key
+from metaeval.runner.prepare import Prepared
+from metaeval.runner.progress import duration
+from metaeval.study.plan import Cost, Task
+
+TIMED_ROWS = 64
+TIMED_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds that one row takes forward, and what a backward pass adds."""
+
+    forward: float
+    backward: float
+
+    def seconds(self, cost: Cost) -> float:
+        """Return the predicted seconds of a cost."""
+        return cost.forwards * self.forward + cost.backwards * self.backward
+
+
+@dataclass(frozen=True)
+class ModelForecast:
+    """What one model will cost: `training` passes and the `tasks` that are still to do."""
+
+    model: str
+    speed: Speed
+    training: Cost
+    tasks: int
+    finished: int
+    attacks: Cost
+
+    @property
+    def seconds(self) -> float:
+        """Predicted seconds, training included."""
+        return self.speed.seconds(self.training) + self.speed.seconds(self.attacks)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a study will cost on this machine."""
+
+    study: str
+    samples: int
+    models: dict[str, ModelForecast]
+    attacks: tuple[dict[str, Any], ...]
+
+    @property
+    def seconds(self) -> float:
+        """Predicted seconds of everything that is still to do."""
+        return sum(model.seconds for model in self.models.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the forecast as JSON can say it."""
+        return {**asdict(self), "seconds": self.seconds}
+
+    def text(self) -> str:
+        """Return the forecast as the command line prints it."""
+        tasks = sum(model.tasks for model in self.models.values())
+        finished = sum(model.finished for model in self.models.values())
+        lines = [
+            f"{self.study}: {len(self.models)} models, {self.samples} samples, {len(self.attacks)} attacks",
+            "",
+        ]
+        lines += _table(
+            [
+                "attack",
+                "norm",
+                "levels",
+                "search",
+                "forwards/sample",
+                "backwards/sample",
+                "settings below standard",
+            ],
+            [
+                [
+                    a["attack"],
+                    a["norm"],
+                    a["levels"],
+                    a["search"],
+                    f"{a['forwards']:,.0f}",
+                    f"{a['backwards']:,.0f}",
+                    a["reduced"] or "-",
+                ]
+                for a in self.attacks
+            ],
+        )
+        lines += [
+            "",
+            *_table(
+                ["model", "to train", "tasks to do", "recorded", "forwards", "backwards", "predicted time"],
+                [
+                    [
+                        m.model,
+                        "yes" if m.training.forwards else "-",
+                        m.tasks,
+                        m.finished,
+                        f"{m.attacks.forwards:,.0f}",
+                        f"{m.attacks.backwards:,.0f}",
+                        duration(m.seconds),
+                    ]
+                    for m in self.models.values()
+                ],
+            ),
+        ]
+        lines += [
+            "",
+            f"{tasks} tasks to do, {finished} recorded; about {duration(self.seconds)} on this machine",
+        ]
+        return "\n".join(lines)
+
+
+def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Forecast:
+    """Predict the cost of what is still to do, timing each architecture once.
+
+    A recorded task counts as finished if its record covers the samples and epsilons; whether its weights
+    and settings are still the same is checked when the study runs.
+    """
+    journal = Journal(directory / "journal")
+    speeds: dict[str, Speed] = {}
+    models: dict[str, ModelForecast] = {}
+    for entry in prepared.entries:
+        if entry.architecture_identity not in speeds:
+            speeds[entry.architecture_identity] = time_model(
+                entry.build(), prepared.samples.x.shape[1:], device
+            )
+        tasks = prepared.tasks(entry.name)
+        open_tasks = [task for task in tasks if not _recorded(journal, task, prepared)]
+        cost = sum((task.cost for task in open_tasks), Cost())
+        training = Cost() if not entry.needs_training or not tasks else Cost(*prepared.training_passes(entry))
+        models[entry.name] = ModelForecast(
+            entry.name,
+            speeds[entry.architecture_identity],
+            training,
+            len(open_tasks),
+            len(tasks) - len(open_tasks),
+            cost,
+        )
+    attacks = tuple(
+        {
+            "attack": attack.attack,
+            "norm": attack.norm,
+            "levels": len(attack.epsilons),
+            "search": attack.search,
+            "forwards": attack.cost.forwards,
+            "backwards": attack.cost.backwards,
+            "reduced": attack.reduced,
+        }
+        for attack in prepared.plan.attacks
+    )
+    return Forecast(prepared.study.study.name, prepared.plan.samples, models, attacks)
+
+
+def time_model(module: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> Speed:
+    """Return how long a row takes through a model, measured now."""
+    module = module.eval().to(device)
+    x = torch.rand(TIMED_ROWS, *shape, device=device)
+
+    def forward() -> None:
+        with torch.no_grad():
+            module(x).sum().item()
+
+    def both() -> None:
+        inputs = x.clone().requires_grad_()
+        torch.autograd.grad(module(inputs).sum(), inputs)[0].sum().item()
+
+    first, second = _seconds(forward), _seconds(both)
+    return Speed(first / TIMED_ROWS, max(second - first, 0.0) / TIMED_ROWS)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    work()  # the first call allocates and chooses kernels
+    started, calls = time.perf_counter(), 0
+    while True:
+        work()
+        calls += 1
+        if (elapsed := time.perf_counter() - started) > TIMED_SECONDS:
+            return elapsed / calls
+
+
+def _recorded(journal: Journal, task: Task, prepared: Prepared) -> bool:
+    record = journal.read(Key(task.model, task.attack.norm, task.attack.attack, task.shard))
+    if record is None:
+        return False
+    hashes = tuple(prepared.samples.hashes[task.start : task.stop])
+    wanted = {epsilon.value for epsilon in task.attack.epsilons}
+    return record.sample_hashes[: len(hashes)] == hashes and wanted <= set(record.epsilons)
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> list[str]:
+    lines = [header, *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]

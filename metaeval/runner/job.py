@@ -1,0 +1,222 @@
+"""One run over one cube: models one after the other, their tasks one by one, each committed at once."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from metaeval.cube.locks import Lock
+from metaeval.cube.store import CubeStore
+from metaeval.runner.cache import cache_directory
+from metaeval.runner.devices import find_batch_size, pin_precision
+from metaeval.runner.forecast import Forecast, Speed, forecast
+from metaeval.runner.prepare import Prepared
+from metaeval.runner.progress import Progress, duration
+from metaeval.runner.publish import LOCK_WAIT, describe_study, publish
+from metaeval.runner.records import log_event, versions
+from metaeval.runner.tasks import run_clean, run_task
+from metaeval.sources.models import LoadedModel, ModelEntry, load_model, train_model
+from metaeval.study.identity import column_identity, study_hash
+from metaeval.study.plan import Task
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    Attributes
+    ----------
+    computed, reused : int
+        Tasks run now, and tasks that an earlier run had finished.
+    failures : list of str
+        One line per failed model or task.
+    forwards, backwards, verification : int
+        Rows sent through models by attacks (forward, backward) and to verify claims and clean predictions.
+    """
+
+    directory: Path
+    computed: int = 0
+    reused: int = 0
+    failures: list[str] = field(default_factory=list)
+    forwards: int = 0
+    backwards: int = 0
+    verification: int = 0
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as JSON can say it."""
+        return {**asdict(self), "directory": str(self.directory)}
+
+    def sentence(self) -> str:
+        """Return the summary in words."""
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        return (
+            f"{self.computed} tasks computed, {self.reused} reused{failed} in {duration(self.seconds)}; "
+            f"{self.forwards:,} forward and {self.backwards:,} backward passes, "
+            f"{self.verification:,} forward passes to verify"
+        )
+
+
+class Job:
+    """One run over one cube."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        store: CubeStore,
+        device: torch.device,
+        batch_size: int | None,
+        verbose: bool,
+    ) -> None:
+        self.prepared, self.store, self.device, self.verbose = prepared, store, device, verbose
+        self.batch_size = batch_size
+        self.study, self.plan, self.samples = prepared.study, prepared.plan, prepared.samples
+        self.summary = Summary(store.directory)
+        self.precision = pin_precision()
+        self.loaded: dict[str, LoadedModel] = {}
+        self.identities: dict[tuple[str, str, str], str] = {}
+        self.progress = Progress(0.0, quiet=True)
+
+    def run(self, *, quiet: bool) -> None:
+        """Do all tasks, committing each; the aggregates are rebuilt also when interrupted."""
+        entries = [entry for entry in self.prepared.entries if self.prepared.tasks(entry.name)]
+        self._lay_out()
+        log_event(self.store.directory, "start", study=study_hash(self.study), versions=versions())
+        expected = forecast(self.prepared, directory=self.store.directory, device=self.device)
+        try:
+            with Progress(expected.seconds, quiet=quiet) as self.progress:
+                for entry in entries:
+                    self._run_model(entry, expected)
+        finally:
+            publish(self.store, self.prepared, self.loaded, self.identities)
+
+    def _lay_out(self) -> None:
+        """Give every model, attack, epsilon and sample of the study its place in the cube."""
+        samples = self.samples
+        with Lock(self.store.directory, "layout", wait=LOCK_WAIT):
+            self.store.ensure_samples(
+                samples.ids, samples.hashes, samples.y, samples.class_names, logits=len(samples.class_names)
+            )
+            self.store.ensure_models(self.plan.models)
+            for norm in dict.fromkeys(attack.norm for attack in self.plan.attacks):
+                attacks = [attack for attack in self.plan.attacks if attack.norm == norm]
+                epsilons = [(epsilon.value, epsilon.label) for epsilon in attacks[0].epsilons]
+                self.store.ensure_norm(norm, [attack.attack for attack in attacks], epsilons)
+            describe_study(self.store, self.prepared, device=self.device, precision=self.precision)
+
+    def _run_model(self, entry: ModelEntry, expected: Forecast) -> None:
+        """Train or load a model and run its tasks; whatever goes wrong is written down and ends there."""
+        tasks = self.prepared.tasks(entry.name)
+        share = expected.models[entry.name]
+        try:
+            model = self._obtain(entry, share.training_seconds)
+            clean, forwards = run_clean(
+                entry.name, model.module, model.identity, self.samples, self.store, device=self.device
+            )
+        except Exception as error:
+            for task in tasks:
+                self._fail(task, error)
+            return
+        self.summary.verification += forwards
+        self.loaded[entry.name] = model
+        size = self.batch_size or find_batch_size(model.module, self.samples.x.shape[1:], self.device)
+        for task in tasks:
+            self.progress.begin(_title(task), share.speed.seconds(task.cost))
+            try:
+                size = self._run_task(task, model, clean, size, share.speed)
+            except Exception as error:
+                self._fail(task, error)
+        self.progress.finish()
+        model.module.to("meta")  # its numbers are in the cube; its weights would fill the memory
+
+    def _obtain(self, entry: ModelEntry, predicted: float) -> LoadedModel:
+        if not entry.needs_training:
+            return load_model(entry)
+        self.progress.begin(f"training {entry.name}", predicted)
+        last = 0.0
+
+        def trained(fraction: float) -> None:
+            nonlocal last
+            self.progress.advance((fraction - last) * predicted)
+            last = fraction
+
+        return train_model(
+            entry,
+            self.prepared.training_data(),
+            cache_directory(),
+            device=self.device,
+            progress=trained,
+        )
+
+    def _run_task(
+        self, task: Task, model: LoadedModel, clean: npt.NDArray[np.int64], size: int, speed: Speed
+    ) -> int:
+        """Run one task and return the batch size that it ended with."""
+
+        def shrunk(smaller: int) -> None:
+            nonlocal size
+            size = smaller
+            self.progress.note(f"{_title(task)}: out of memory, continuing with batches of {smaller}")
+
+        def passed(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], _output: object) -> None:
+            both = torch.is_grad_enabled() and inputs[0].requires_grad
+            self.progress.advance(len(inputs[0]) * (speed.forward + speed.backward * both))
+
+        counter = model.module.register_forward_hook(passed)
+        try:
+            result = run_task(
+                task,
+                model.module,
+                self.identity(task, model),
+                self.samples,
+                self.store,
+                seed=self.study.study.seed,
+                batch_size=size,
+                device=self.device,
+                clean_prediction=clean[task.start : task.stop],
+                on_shrink=shrunk,
+            )
+        finally:
+            counter.remove()
+        if result is None:
+            self.summary.reused += 1
+            return size
+        self.summary.computed += 1
+        self.summary.forwards += int(result.forwards.sum())
+        self.summary.backwards += int(result.backwards.sum())
+        self.summary.verification += result.verification
+        log_event(self.store.directory, "task", task=_title(task), shard=task.shard, batch_size=size)
+        return size
+
+    def identity(self, task: Task, model: LoadedModel) -> str:
+        """Return what decides the numbers of a task's column."""
+        attack = task.attack
+        return column_identity(
+            model_identity=model.identity,
+            norm=attack.norm,
+            attack=attack.attack,
+            attack_version=attack.version,
+            settings=dict(attack.settings),
+            search=attack.search,
+            seed=self.study.study.seed,
+            precision=self.precision,
+        )
+
+    def _fail(self, task: Task, error: Exception) -> None:
+        """Mark a task failed, with the reason, and say so."""
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self.store.fail_column(task.model, task.attack.norm, task.attack.attack, task.shard, reason)
+        trace = "".join(traceback.format_exception(error))
+        log_event(self.store.directory, "failed", task=_title(task), shard=task.shard, traceback=trace)
+        self.summary.failures.append(f"{_title(task)} (shard {task.shard}): {reason}")
+        self.progress.note(f"failed: {_title(task)}: {reason}" + (f"\n{trace}" if self.verbose else ""))
+
+
+def _title(task: Task) -> str:
+    return f"{task.model}/{task.attack.norm}/{task.attack.attack}"

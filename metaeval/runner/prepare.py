@@ -1,0 +1,119 @@
+"""From a study to a plan: everything that can be found wrong before anything is computed."""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+from dataclasses import dataclass
+
+from metaeval.attacks import catalogue
+from metaeval.errors import Problem, StudyError, UsageError, unknown
+from metaeval.sources.data import Samples, open_data, take
+from metaeval.sources.models import ModelEntry, expand_models
+from metaeval.study.plan import AttackPlan, Cost, Plan, Task
+from metaeval.study.schema import Study
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study with its plan, its samples and its models, none of them loaded or trained yet."""
+
+    study: Study
+    plan: Plan
+    samples: Samples
+    entries: tuple[ModelEntry, ...]
+    only: str | None = None
+
+    def tasks(self, model: str) -> list[Task]:
+        """Return the tasks of one model that were asked for."""
+        return [task for task in self.plan.tasks(model) if self.only is None or _matches(task, self.only)]
+
+
+def prepare(study: Study, *, only: str | None = None, limit: int | None = None) -> Prepared:
+    """Resolve a study's data, models and attacks into a plan.
+
+    Parameters
+    ----------
+    only : str, optional
+        Pattern of ``model/norm/attack``; tasks that do not match are left out.
+    limit : int, optional
+        Use only the first samples of the study.
+
+    Raises
+    ------
+    StudyError
+        With every problem found: in the data, the models, the attacks.
+    """
+    # Architectures may live beside the study file; last, so that they shadow no installed package.
+    if str(study.base) not in sys.path:
+        sys.path.append(str(study.base))
+    problems: list[Problem] = []
+    missing = True
+    samples = None
+    entries: list[ModelEntry] = []
+    try:
+        data = open_data(study, study.data.split)
+        samples = take(study, data, limit=limit)
+        entries = expand_models(study, classes=len(data.class_names), shape=data.shape)
+    except StudyError as error:
+        problems += error.problems
+        missing = error.exit_code == 4
+    attacks, attack_problems = plan_attacks(study, classes=len(samples.class_names) if samples else None)
+    if problems or attack_problems:
+        raise StudyError([*problems, *attack_problems], missing=missing and not attack_problems)
+    assert samples is not None
+    plan = Plan(len(samples.y), tuple(entry.name for entry in entries), tuple(attacks))
+    prepared = Prepared(study, plan, samples, tuple(entries), only)
+    if only and not any(prepared.tasks(model) for model in plan.models):
+        raise UsageError(f"--only {only!r} matches no task; tasks are named model/norm/attack")
+    return prepared
+
+
+def plan_attacks(study: Study, *, classes: int | None) -> tuple[list[AttackPlan], list[Problem]]:
+    """Return the attacks of all threat models, and what is wrong with them for this number of classes."""
+    attacks: list[AttackPlan] = []
+    problems: list[Problem] = []
+    for i, threat in enumerate(study.threat_models):
+        given = {table.name: (k, dict(table.settings)) for k, table in enumerate(threat.attack)}
+        for j, name in enumerate(threat.attacks):
+            place: tuple[str | int, ...] = ("threat_models", i, "attacks", j)
+            if name not in catalogue.names():
+                problems.append(study.problem(place, *unknown("attack", name, catalogue.names())))
+                continue
+            spec = catalogue.get(name)
+            k, chosen = given.get(name, (None, {}))
+            for key in [key for key in chosen if key not in spec.settings]:
+                message, near = unknown(f"setting of {name}", key, spec.settings)
+                if key in ("epsilon", "epsilons", "eps"):
+                    message, near = "every attack takes its epsilons from the threat model", None
+                problems.append(study.problem(("threat_models", i, "attack", k, key), message, near))
+                del chosen[key]
+            reason = catalogue.problems(spec, norm=threat.norm, classes=classes)
+            if reason is None and not any(epsilon.value > 0 for epsilon in threat.epsilons):
+                reason = f"{name} needs an epsilon above 0"
+            if reason:
+                problems.append(study.problem(place, reason))
+                continue
+            try:
+                settings = catalogue.resolve_settings(spec, chosen)
+            except UsageError as error:
+                problems.append(study.problem(("threat_models", i, "attack", k), str(error)))
+                continue
+            levels = sum(epsilon.value > 0 for epsilon in threat.epsilons)
+            attacks.append(
+                AttackPlan(
+                    norm=threat.norm,
+                    attack=name,
+                    version=catalogue.attack_version(spec),
+                    search=threat.search,
+                    settings=settings,
+                    reduced="; ".join(catalogue.reduced(spec, settings)),
+                    epsilons=threat.epsilons,
+                    cost=Cost(*catalogue.cost(spec, settings, classes=classes or 10, levels=levels)),
+                )
+            )
+    return attacks, problems
+
+
+def _matches(task: Task, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(f"{task.model}/{task.attack.norm}/{task.attack.attack}", pattern)

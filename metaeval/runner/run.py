@@ -1,0 +1,71 @@
+"""Run a study: models one after the other, their tasks one by one, every result committed at once."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metaeval.cube.locks import Lock
+from metaeval.cube.store import CubeStore
+from metaeval.runner.devices import choose_device
+from metaeval.runner.job import Job, Summary
+from metaeval.runner.prepare import prepare
+from metaeval.runner.records import log_event
+from metaeval.study.schema import Study
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def run(study: Study, **options: Any) -> xarray.DataTree:
+    """Evaluate a study and return its cube; options as for `run_study`.
+
+    Failed tasks are in the cube with their status and reason.
+    """
+    from metaeval.cube.opening import open_cube
+
+    return open_cube(run_study(study, **options).directory)
+
+
+def run_study(
+    study: Study,
+    *,
+    output: Path | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    only: str | None = None,
+    limit: int | None = None,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> Summary:
+    """Evaluate a study into its cube, computing only what no finished record covers.
+
+    Parameters
+    ----------
+    output : Path, optional
+        Folder of the cube; default ``reports/<study>``.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    batch_size : int, optional
+        Samples at a time; default: found for each model. Halved when memory runs out.
+    only, limit
+        As for `metaeval.runner.prepare.prepare`.
+
+    Raises
+    ------
+    StudyError, UsageError, MissingInputError
+        Before anything is computed, if the study cannot run.
+    LockedError
+        If another run works on the same cube.
+    """
+    started = time.monotonic()
+    prepared = prepare(study, only=only, limit=limit)
+    directory = Path(output) if output else study.output
+    directory.mkdir(parents=True, exist_ok=True)
+    with Lock(directory, "run"):
+        job = Job(prepared, CubeStore.open_or_create(directory), choose_device(device), batch_size, verbose)
+        job.run(quiet=quiet)
+        job.summary.seconds = time.monotonic() - started
+        log_event(directory, "end", **job.summary.as_dict())
+    return job.summary
