@@ -1,0 +1,110 @@
+"""Can a number be trusted? What inputs must be, and what a model must not do, checked around every attack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from metaeval.attacks.kernel import check_logits
+from metaeval.attacks.verify import Evaluator
+from metaeval.errors import UsageError
+
+Flags = dict[str, float]
+
+# What each flag says; 0 is what one wants to see. All are numbers, so that they fit one array.
+FLAG_MEANINGS = {
+    "zero_gradient": "share of attacked samples of which a failed run met a (near) zero gradient",
+    "randomised": "1 if two forward passes of the same inputs disagree",
+    "probabilities": "1 if the outputs look like probabilities and not like logits",
+    "nonfinite_logits": "share of samples whose logits contain NaN; they count as misclassified",
+    "train_mode": "1 if some module was in training mode; it was evaluated in evaluation mode",
+    "buffers_changed": "1 if the attack changed a buffer of the model",
+    "rejected_claims": "successes that the attack reported and verification did not confirm",
+}
+# Thresholds of AutoAttack's own checks: l2 distance of normalised outputs, deviation of their sums from 1.
+RANDOMISED = 1e-4
+PROBABILITIES = 1e-5
+
+
+def check_data(x: npt.NDArray[np.float32], y: npt.NDArray[np.int64]) -> None:
+    """Check inputs and labels.
+
+    Raises
+    ------
+    UsageError
+        If inputs and labels are not n to n, an input is not finite or outside [0, 1], a label is negative.
+    """
+    if x.ndim < 2 or y.shape != (len(x),):
+        raise UsageError(f"inputs (n, ...) and labels (n,) do not fit: {x.shape} and {y.shape}")
+    if x.size == 0:
+        return
+    if not np.isfinite(x).all():
+        raise UsageError("inputs contain values that are not finite")
+    low, high = float(x.min()), float(x.max())
+    if low < 0 or high > 1:
+        raise UsageError(
+            f"inputs must lie in [0, 1], found {low:g} to {high:g}; normalisation belongs into the model"
+        )
+    if int(y.min()) < 0:
+        raise UsageError(f"labels must not be negative, found {int(y.min())}")
+
+
+def check_outputs(evaluator: Evaluator, x: Tensor) -> tuple[int, Flags]:
+    """Return the number of classes, and what two forward passes of the first inputs show."""
+    x = x[: evaluator.rows]
+    first, second = evaluator.logits(x), evaluator.logits(x)
+    check_logits(first, x)
+    unequal = (_unit(first) - _unit(second)).norm(dim=1).nan_to_num(0.0).max() > RANDOMISED
+    probable = ((first >= -PROBABILITIES) & (first <= 1 + PROBABILITIES)).all() & (
+        (first.sum(dim=1) - 1).abs() < PROBABILITIES
+    ).all()
+    return first.shape[1], {"randomised": float(unequal), "probabilities": float(probable)}
+
+
+@contextmanager
+def guarded(model: nn.Module, flags: Flags) -> Iterator[None]:
+    """Put a model in evaluation mode with frozen parameters, restore it after, and flag what changed."""
+    training = [module for module in model.modules() if module.training]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    flags["train_mode"] = float(bool(training))
+    model.eval()
+    for parameter in learning:
+        parameter.requires_grad_(False)  # attacks need gradients of inputs only
+    try:
+        yield
+        changed = any(not torch.equal(now, before) for now, before in buffers)
+        flags["buffers_changed"] = float(changed)
+    finally:
+        for module in training:
+            module.training = True
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def plain_float32(device: torch.device) -> Iterator[None]:
+    """Compute in float32 with deterministic kernels: no autocast, no TF32."""
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda":
+            yield
+            return
+        matmul = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            with torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ):
+                yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = matmul
+
+
+def _unit(logits: Tensor) -> Tensor:
+    size: Tensor = torch.linalg.vector_norm(logits, dim=1, keepdim=True)
+    return logits / (size + 1e-10)

@@ -1,0 +1,183 @@
+"""Attacks of the package `torchattacks`, so that a sample's result depends on no other sample.
+
+The library averages its loss over the batch, draws random starts for a whole batch and stops Carlini and
+Wagner's attack by the cost of a whole batch. Here every sample gets what the library gives when it is called
+with that sample alone: FGSM and BIM run in the library itself with the gradient of the summed loss; PGD, and
+DeepFool and C&W in `metaeval.attacks.torchattacks_minimum`, follow the library's arithmetic on whole
+batches and are tested against it sample by sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchattacks
+from torch import Tensor, nn
+
+from metaeval.attacks import noise
+from metaeval.attacks.counting import CountedModel
+from metaeval.attacks.kernel import KernelResult, batches, l2_norm, per_sample
+
+Settings = Mapping[str, Any]
+
+
+class SummedLoss(nn.Module):
+    """A model on whose logits any loss has the gradient of the cross-entropy summed over the batch.
+
+    A mean makes gradients depend on the batch's size: by rounding, and by much once they are so small that
+    constants like 1e-10 matter.
+    """
+
+    def __init__(self, model: nn.Module, y: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.y = y
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the model's logits."""
+        logits: Tensor = self.model(x)
+        if logits.requires_grad:
+            gradient = _cross_entropy_gradient(logits.detach(), self.y)
+            logits.register_hook(lambda _: gradient)  # type: ignore[no-untyped-call]
+        return logits
+
+
+def _cross_entropy_gradient(logits: Tensor, y: Tensor) -> Tensor:
+    with torch.enable_grad():
+        leaf = logits.clone().requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(leaf, y, reduction="sum"), leaf)[0]
+
+
+def fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    epsilon: Tensor,
+    *,
+    norm: str,
+    keys: Tensor,
+    settings: Settings,
+    batch_size: int,
+) -> KernelResult:
+    """Take one signed gradient step of length epsilon (linf; Goodfellow et al. 2015); no settings."""
+    return _library(
+        lambda counted, radius: torchattacks.FGSM(counted, eps=radius), model, x, y, epsilon, batch_size
+    )
+
+
+def bim(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    epsilon: Tensor,
+    *,
+    norm: str,
+    keys: Tensor,
+    settings: Settings,
+    batch_size: int,
+) -> KernelResult:
+    """Take signed gradient steps from the input (linf; Kurakin et al. 2017).
+
+    Settings: ``iterations`` and ``relative_step_size``, the step as a fraction of epsilon.
+    """
+
+    def build(counted: nn.Module, radius: float) -> Any:
+        step = settings["relative_step_size"] * radius
+        return torchattacks.BIM(counted, eps=radius, alpha=step, steps=settings["iterations"])
+
+    return _library(build, model, x, y, epsilon, batch_size)
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    epsilon: Tensor,
+    *,
+    norm: str,
+    keys: Tensor,
+    settings: Settings,
+    batch_size: int,
+) -> KernelResult:
+    """Ascend the cross-entropy from a random start by projected gradient steps (Madry et al. 2018).
+
+    Settings: ``iterations``, ``restarts`` and ``relative_step_size``, the step as a fraction of epsilon. The
+    last iterate is the result; a further restart replaces it where it is not adversarial.
+    """
+    result = KernelResult.failed(x)
+    counted = CountedModel(model, result)
+    for part in batches(len(x), batch_size):
+        rows = torch.arange(part.start, part.stop, device=x.device)
+        for restart in range(settings["restarts"]):
+            if restart:
+                counted.attend(rows)
+                with torch.no_grad():
+                    rows = rows[counted(result.candidates[rows]).argmax(dim=1) == y[rows]]
+                if len(rows) == 0:
+                    break
+            counted.attend(rows)
+            stream = noise.derive(keys[rows], restart)
+            result.candidates[rows] = _pgd(counted, x[rows], y[rows], epsilon[rows], norm, stream, settings)
+    counted.settle()
+    return result
+
+
+def _pgd(
+    model: nn.Module, x: Tensor, y: Tensor, epsilon: Tensor, norm: str, keys: Tensor, settings: Settings
+) -> Tensor:
+    radius = per_sample(epsilon, x)
+    step = per_sample(settings["relative_step_size"] * epsilon, x)
+    if norm == "linf":
+        delta = radius * (2 * noise.uniform(keys, 0, x.shape[1:]) - 1)
+    else:
+        direction = noise.normal(keys, 0, x.shape[1:])
+        delta = direction * (per_sample(noise.uniform(keys, 1), x) / l2_norm(direction) * radius)
+    adversarial = (x + delta).clamp(0, 1)
+    for _ in range(settings["iterations"]):
+        adversarial.requires_grad_()
+        with torch.enable_grad():
+            loss = F.cross_entropy(model(adversarial), y, reduction="sum")
+        gradient = torch.autograd.grad(loss, adversarial)[0]
+        adversarial = adversarial.detach()
+        if norm == "linf":
+            delta = (adversarial + step * gradient.sign() - x).clamp(-radius, radius)
+        else:
+            delta = adversarial + step * (gradient / (l2_norm(gradient) + 1e-10)) - x
+            delta = delta * (radius / l2_norm(delta)).clamp_max(1.0)
+        adversarial = (x + delta).clamp(0, 1)
+    return adversarial
+
+
+def _library(
+    build: Callable[[nn.Module, float], Any],
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    epsilon: Tensor,
+    batch_size: int,
+) -> KernelResult:
+    """Run an attack of the library, which takes one epsilon, on each group of equal ones."""
+    result = KernelResult.failed(x)
+    counted = CountedModel(model, result)
+    for radius, rows in _groups(epsilon, batch_size):
+        counted.attend(rows)
+        labels = y[rows]
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints when the model has no parameters
+            attack = build(SummedLoss(counted, labels), radius)
+        attack.set_device(x.device)
+        result.candidates[rows] = attack(x[rows], labels).detach()
+    counted.settle()
+    return result
+
+
+def _groups(epsilon: Tensor, batch_size: int) -> Iterator[tuple[float, Tensor]]:
+    """Yield (epsilon, rows) for every batch of samples with the same epsilon."""
+    for radius in torch.unique(epsilon).tolist():
+        rows = (epsilon == radius).nonzero().squeeze(1)
+        for part in batches(len(rows), batch_size):
+            yield radius, rows[part]
