@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from metaeval.errors import nearest
+from metaeval.errors import nearest, unknown
 from metaeval.outcomes import NORMS
 from metaeval.study.inputs import Settings
 from metaeval.study.messages import Mistake
@@ -16,7 +16,7 @@ from metaeval.study.positions import Loc
 Document = dict[str, Any]
 
 
-def check(document: Document) -> Iterator[Mistake]:
+def check(document: Document, known_attacks: Collection[str] | None = None) -> Iterator[Mistake]:
     """Yield what is wrong between the keys of a document; what has a wrong type is passed over."""
     yield from _finite(document, ())
     for i, model in _tables(document, "models"):
@@ -29,7 +29,7 @@ def check(document: Document) -> Iterator[Mistake]:
             yield Mistake(("threat_models", i, "norm"), message)
         elif isinstance(norm, str):
             norms[norm] = i
-        yield from _check_threat_model(threat, ("threat_models", i))
+        yield from _check_threat_model(threat, ("threat_models", i), known_attacks)
     yield from _check_reference_epsilons(document)
     data = document.get("data")
     if isinstance(data, dict):
@@ -85,7 +85,9 @@ def _check_model(model: Document, loc: Loc) -> Iterator[Mistake]:
             yield Mistake((*loc, "normalize"), message)
 
 
-def _check_threat_model(threat: Document, loc: Loc) -> Iterator[Mistake]:
+def _check_threat_model(
+    threat: Document, loc: Loc, known_attacks: Collection[str] | None
+) -> Iterator[Mistake]:
     norm = threat["norm"] if threat.get("norm") in NORMS else None
     epsilons = _epsilons(threat.get("epsilons"))
     for index, message in repeated_epsilons(epsilons, norm):
@@ -98,6 +100,9 @@ def _check_threat_model(threat: Document, loc: Loc) -> Iterator[Mistake]:
     attacks = threat.get("attacks")
     yield from _repeated(attacks, (*loc, "attacks"))
     listed = [name for name in attacks if isinstance(name, str)] if isinstance(attacks, list) else []
+    for index, name in enumerate(attacks if isinstance(attacks, list) and known_attacks is not None else ()):
+        if isinstance(name, str) and name not in (known_attacks or ()):
+            yield Mistake((*loc, "attacks", index), *unknown("attack", name, known_attacks or ()))
     seen: set[str] = set()
     for i, table in _tables(threat, "attack"):
         name = table.get("name")

@@ -129,6 +129,7 @@ Samples = Annotated[
 Figures = Annotated[
     tuple[str, ...] | Literal["all"],
     PlainValidator(_figures, json_schema_input_type=list[str] | Literal["all"]),
+    PlainSerializer(lambda figures: figures if figures == "all" else list(figures)),
 ]
 StudyName = Annotated[str, PlainValidator(_study_name, json_schema_input_type=str)]
 Sha256 = Annotated[str, PlainValidator(_sha256, json_schema_input_type=str)]

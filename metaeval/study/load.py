@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from metaeval.study.positions import Loc, positions
 from metaeval.study.schema import Study
 
 
-def load_study(path: str | os.PathLike[str]) -> Study:
+def load_study(path: str | os.PathLike[str], *, attacks: Collection[str] | None = None) -> Study:
     """Read and check a study file.
 
     Parameters
     ----------
     path : path
         A TOML file; relative paths in it start at its folder, ``${NAME}`` is an environment variable.
+    attacks : collection of str, optional
+        The attacks that there are; others are then problems of the file.
 
     Returns
     -------
@@ -43,7 +46,7 @@ def load_study(path: str | os.PathLike[str]) -> Study:
     text = _read(file)
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number with thousands of digits
         raise StudyError([_syntax_problem(file, text, error)]) from None
     origin = Origin(file, document, _positions(text))
     found: dict[Loc, Mistake] = {}
@@ -52,7 +55,7 @@ def load_study(path: str | os.PathLike[str]) -> Study:
         study = Study.model_validate(document, context={"base": file.absolute().parent})
     except ValidationError as error:
         found = {mistake.loc: mistake for mistake in mistakes(error, document)}
-    for mistake in check(document):
+    for mistake in check(document, attacks):
         found.setdefault(mistake.loc, mistake)
     if study is None or found:
         problems = [origin.problem(*mistake) for mistake in found.values()]
@@ -88,7 +91,7 @@ def _positions(text: str) -> dict[Loc, tuple[int, int]]:
         return {}
 
 
-def _syntax_problem(file: Path, text: str, error: tomllib.TOMLDecodeError) -> Problem:
+def _syntax_problem(file: Path, text: str, error: ValueError) -> Problem:
     """Return the place and the reason of text that is not TOML, in the words of the clearer parser."""
     said = str(error)
     message = re.sub(r" \(at .*\)$", "", said)

@@ -31,14 +31,18 @@ def describe(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return repr(value if len(value) <= 60 else value[:57] + "...")
+        return repr(_short(value))
     if isinstance(value, (int, float)):
-        return str(value)
+        return _short(str(value))
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, (list, tuple)):
         return "a list"
     return f"a {type(value).__name__}"  # date, time, datetime
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def parse_fraction(value: Any) -> Fraction:
@@ -50,7 +54,7 @@ def parse_fraction(value: Any) -> Fraction:
         If it is no number, not finite, or divides by zero; the message says which.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"expected a finite number, got {value}")
         return Fraction(value)
     if not isinstance(value, str):
