@@ -1,0 +1,1 @@
+"""Statistics of a cube: numpy cores under thin xarray faces, no torch."""

@@ -1,0 +1,1 @@
+"""From a cube to one static page: sentences, figures, tables."""
