@@ -14,6 +14,7 @@ from metaeval.study.numbers import Epsilon, describe, parse_epsilon, parse_range
 from metaeval.study.positions import Loc
 
 Document = dict[str, Any]
+TOO_LARGE = "a linf epsilon is at most 1 because inputs lie in [0, 1]"
 
 
 def check(document: Document, known_attacks: Collection[str] | None = None) -> Iterator[Mistake]:
@@ -88,15 +89,7 @@ def _check_model(model: Document, loc: Loc) -> Iterator[Mistake]:
 def _check_threat_model(
     threat: Document, loc: Loc, known_attacks: Collection[str] | None
 ) -> Iterator[Mistake]:
-    norm = threat["norm"] if threat.get("norm") in NORMS else None
-    epsilons = _epsilons(threat.get("epsilons"))
-    for index, message in repeated_epsilons(epsilons, norm):
-        yield Mistake((*loc, "epsilons", index), message)
-    for index, epsilon in enumerate(epsilons):
-        if norm == "linf" and epsilon and epsilon.value > 1:
-            near = f"{epsilon.label}/255" if epsilon.value <= 255 and "/" not in epsilon.label else None
-            message = f"a linf epsilon is at most 1 because inputs lie in [0, 1], got {epsilon.label}"
-            yield Mistake((*loc, "epsilons", index), message, near)
+    yield from _check_epsilons(threat, (*loc, "epsilons"))
     attacks = threat.get("attacks")
     yield from _repeated(attacks, (*loc, "attacks"))
     listed = [name for name in attacks if isinstance(name, str)] if isinstance(attacks, list) else []
@@ -114,6 +107,25 @@ def _check_threat_model(
             message = f"{name!r} is not among this threat model's attacks: {', '.join(listed)}"
             yield Mistake((*loc, "attack", i, "name"), message, nearest(name, listed))
         seen.add(name)
+
+
+def _check_epsilons(threat: Document, loc: Loc) -> Iterator[Mistake]:
+    norm, written = threat.get("norm"), threat.get("epsilons")
+    norm = norm if norm in NORMS else None
+    epsilons = _epsilons(written)
+    repeated = repeated_epsilons(epsilons, norm)
+    large = [i for i, epsilon in enumerate(epsilons) if norm == "linf" and epsilon and epsilon.value > 1]
+    if isinstance(written, str):
+        # A range is one mistake, not one per epsilon.
+        yield from (Mistake(loc, message) for _, message in repeated[:1])
+        if large and not repeated:
+            yield Mistake(loc, f"{TOO_LARGE}, got {written!r}")
+        return
+    yield from (Mistake((*loc, index), message) for index, message in repeated)
+    for index in large:
+        label = describe((written or [])[index])
+        near = f"{label}/255" if label.isdecimal() and int(label) <= 255 else None
+        yield Mistake((*loc, index), f"{TOO_LARGE}, got {label}", near)
 
 
 def _check_reference_epsilons(document: Document) -> Iterator[Mistake]:

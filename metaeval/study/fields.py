@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -94,6 +94,16 @@ def fractions(value: Any) -> Any:
         else item
         for key, item in value.items()
     }
+
+
+def taken_from(key: str, convert: Callable[[Any], str] = str) -> Callable[[dict[str, Any]], str]:
+    """Return a default that follows from another key of the table; empty where that key is wrong."""
+    return lambda table: convert(table[key]) if key in table else ""
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without its ending."""
+    return path.stem
 
 
 def one_of(kind: str, value: Any, allowed: Sequence[str]) -> str:

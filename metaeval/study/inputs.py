@@ -40,7 +40,7 @@ class NpzData(DataTable):
     source: Literal["npz"]
     path: fields.FilePath = Field(description="the .npz file")
     name: fields.Text = Field(
-        default_factory=lambda data: data["path"].stem, description="the data's name in the report"
+        default_factory=fields.taken_from("path", fields.stem), description="the data's name in the report"
     )
     x: fields.Text = Field(default="x_{split}", description="the array of inputs")
     y: fields.Text = Field(default="y_{split}", description="the array of labels")
@@ -62,7 +62,7 @@ class ImagesData(DataTable):
     source: Literal["images"]
     path: fields.FilePath = Field(description="the folder, zip or tar file with one folder per class")
     name: fields.Text = Field(
-        default_factory=lambda data: _without_ending(data["path"]),
+        default_factory=fields.taken_from("path", _without_ending),
         description="the data's name in the report",
     )
 
@@ -74,7 +74,7 @@ class PluginData(DataTable):
 
     source: str
     name: fields.Text = Field(
-        default_factory=lambda data: data["source"], description="the data's name in the report"
+        default_factory=fields.taken_from("source"), description="the data's name in the report"
     )
 
 
@@ -128,10 +128,11 @@ class CheckpointModel(Table):
         default={}, description="keyword arguments of the callable"
     )
     name: fields.Text = Field(
-        default_factory=lambda data: data["weights"].stem, description="the model's name; default: the file's"
+        default_factory=fields.taken_from("weights", fields.stem),
+        description="the model's name; default: the file's",
     )
     family: fields.Text = Field(
-        default_factory=lambda data: data["architecture"], description="the family; default: the architecture"
+        default_factory=fields.taken_from("architecture"), description="the family; default: the architecture"
     )
     normalize: Normalization | None = None
     sha256: fields.Sha256 | None = Field(default=None, description="what the file of weights must hash to")
@@ -147,10 +148,10 @@ class TrainModel(Settings):
         default={}, description="keyword arguments of the callable"
     )
     name: fields.Text = Field(
-        default_factory=lambda data: data["architecture"], description="how the models' names begin"
+        default_factory=fields.taken_from("architecture"), description="how the models' names begin"
     )
     family: fields.Text = Field(
-        default_factory=lambda data: data["architecture"], description="the family; default: the architecture"
+        default_factory=fields.taken_from("architecture"), description="the family; default: the architecture"
     )
     normalize: Normalization | None = None
     grid: Grid = Grid()  # type: ignore[valid-type]

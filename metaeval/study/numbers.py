@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -138,25 +139,21 @@ def repeated_epsilons(epsilons: Sequence[Epsilon | None], norm: str | None) -> l
     norm : str or None
         The norm whose rounding tolerance decides; None compares float64 values only.
     """
-    found = []
-    for i, later in enumerate(epsilons):
-        for earlier in filter(None, epsilons[:i] if later else ()):
-            assert later is not None
-            low, high = sorted((earlier.value, later.value))
-            if low == high:
-                written = "is listed twice" if earlier.label == later.label else "are the same epsilon"
-                both = repr(later.label) if earlier.label == later.label else _both(earlier, later)
-                found.append((i, f"{both} {written} ({later.value!r})"))
-                break
-            if norm and within(high, low, norm):
-                message = "are nearer to each other than float32 images can tell apart"
-                found.append((i, f"{_both(earlier, later)} {message} ({earlier.value!r}, {later.value!r})"))
-                break
-    return found
-
-
-def _both(earlier: Epsilon, later: Epsilon) -> str:
-    return f"{earlier.label!r} and {later.label!r}"
+    found: dict[int, str] = {}
+    present = sorted((epsilon.value, i) for i, epsilon in enumerate(epsilons) if epsilon)
+    for (low, i), (high, k) in itertools.pairwise(present):
+        earlier, later = (epsilons[index] for index in sorted((i, k)))
+        assert earlier is not None
+        assert later is not None
+        both = f"{earlier.label!r} and {later.label!r}"
+        if low == high and earlier.label == later.label:
+            found[max(i, k)] = f"{later.label!r} is listed twice"
+        elif low == high:
+            found[max(i, k)] = f"{both} are the same epsilon ({later.value!r})"
+        elif norm and within(high, low, norm):
+            values = f"({earlier.value!r}, {later.value!r})"
+            found[max(i, k)] = f"{both} are nearer to each other than float32 images can tell apart {values}"
+    return sorted(found.items())
 
 
 def _written(text: str) -> str:

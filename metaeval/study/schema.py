@@ -39,7 +39,7 @@ class StudyTable(Table):
 
     name: fields.StudyName = Field(description="the study's name, also of its folder under reports/")
     title: fields.Text = Field(
-        default_factory=lambda data: data["name"], description="the report's title; default: the name"
+        default_factory=fields.taken_from("name"), description="the report's title; default: the name"
     )
     seed: fields.Seed = Field(default=0, description="the seed of selection, training and attacks")
 
@@ -153,16 +153,6 @@ class Study(Table):
     report: ReportTable = ReportTable()
 
     _origin: Origin = PrivateAttr(default_factory=lambda: Origin(Path("study"), {}, {}))
-
-    @property
-    def name(self) -> str:
-        """The study's name."""
-        return self.study.name
-
-    @property
-    def seed(self) -> int:
-        """The seed of everything random in the study."""
-        return self.study.seed
 
     @property
     def origin(self) -> Origin:

@@ -25,7 +25,7 @@ STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 
 def test_the_designs_example(tmp_path: Path) -> None:
     study = load_study(write(tmp_path, DESIGN))
-    assert study.name == study.study.name == "robustbench_2023"
+    assert study.study.name == "robustbench_2023"
     assert study.output == Path("reports/robustbench_2023")
     assert (study.data.samples, study.data.select, study.data.train_split) == (500, "stratified", "train")
     assert study.data.path == tmp_path / "cifar10-images.tar.xz"
@@ -53,7 +53,7 @@ def test_the_designs_example(tmp_path: Path) -> None:
 
 def test_defaults(tmp_path: Path) -> None:
     study = load_study(write(tmp_path, MINIMAL))
-    assert (study.study.title, study.seed) == ("s", 0)
+    assert (study.study.title, study.study.seed) == ("s", 0)
     assert (study.data.split, study.data.samples, study.data.select) == ("test", "all", "first")
     assert study.data.name == "digits"
     assert study.models[0].settings == study.models[0].choices == {}
@@ -64,7 +64,7 @@ def test_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_our_studies_load(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METAEVAL_SHARED_DATA", "/data")
-    assert load_study(path).name == path.stem
+    assert load_study(path).study.name == path.stem
 
 
 def test_a_study_never_changes_and_travels(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_to_dict_is_json_and_loads_to_the_same_study(tmp_path: Path) -> None:
 def test_other_encodings_and_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     path.write_bytes(b"\xef\xbb\xbf" + MINIMAL.replace("\n", "\r\n").encode())
-    assert load_study(path).name == "s"
+    assert load_study(path).study.name == "s"
     path.write_bytes(b'\nname = "gr\xfcn"\n')
     with pytest.raises(StudyError, match=r":2:11: study: the file is not UTF-8 text$"):
         load_study(path)

@@ -267,9 +267,21 @@ SINGLE = [
         "got 8; did you mean '8/255'?",
     ),
     (
+        '[0, "1/255", "8/255"]',
+        '"0:8:9"',
+        "12:1: threat_models[0].epsilons: a linf epsilon is at most 1 because inputs lie in [0, 1], got "
+        "'0:8:9'",
+    ),
+    (
+        '[0, "1/255", "8/255"]',
+        '"0:1e-7:3"',
+        "12:1: threat_models[0].epsilons: '0' and '1/20000000' are nearer to each other than float32 images "
+        "can tell apart (0.0, 5e-08)",
+    ),
+    (
         '"8/255"]',
         "0]",
-        "12:25: threat_models[0].epsilons[2]: '0' is listed twice (0.0)",
+        "12:25: threat_models[0].epsilons[2]: '0' is listed twice",
     ),
     (
         '[0, "1/255", "8/255"]',

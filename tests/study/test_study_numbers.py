@@ -142,7 +142,7 @@ def test_repeated_epsilons_are_named_both() -> None:
     assert repeated("1/255", None, "2/510") == [
         (2, "'1/255' and '2/510' are the same epsilon (0.00392156862745098)")
     ]
-    assert repeated("0.1", "0.1") == [(1, "'0.1' is listed twice (0.1)")]
+    assert repeated("0.1", "0.1") == [(1, "'0.1' is listed twice")]
     assert repeated("8/255", "0.031") == []
 
 
