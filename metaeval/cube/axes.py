@@ -62,14 +62,14 @@ class Axes:
         classes = [int(label) for label in np.asarray(labels)]
         if not len(ids) == len(hashes) == len(classes):
             raise ValueError(f"{len(ids)} ids, {len(hashes)} hashes and {len(classes)} labels")
-        if classes and not 0 <= min(classes) <= max(classes) < len(class_names):
-            raise ValueError(f"labels {min(classes)} to {max(classes)} for {len(class_names)} class names")
         if self.class_names and (list(class_names), logits) != (self.class_names, self.logits):
             raise UsageError(
                 f"the cube holds other classes ({len(self.class_names)}, {self.logits} logits) than the "
                 f"study ({len(class_names)}, {logits} logits); choose another output folder "
                 "or remove this one"
             )
+        if classes and not 0 <= min(classes) <= max(classes) < len(class_names):
+            raise ValueError(f"labels {min(classes)} to {max(classes)} for {len(class_names)} class names")
         known = list(zip(self.ids, self.hashes, self.labels, strict=True))
         asked = list(zip(ids, hashes, classes, strict=True))
         for position, (old, new) in enumerate(zip(known, asked, strict=False)):
