@@ -141,12 +141,13 @@ def apgd(
     for name, value in (("iterations", iterations), ("restarts", restarts), ("targets", targets)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    y, epsilon, keys = (values.to(x.device) for values in (y, epsilon, keys))
     result = KernelResult.failed(x)
     attack = Attack(model, norm, loss, iterations, batch_size, compact, result)
     with torch.no_grad():
         for rows in batches(len(x), POOL * batch_size):
             pool = torch.arange(rows.start, rows.stop, device=x.device)
-            _run_pool(attack, pool, x, y, epsilon, keys.to(x.device), start, restarts, targets)
+            _run_pool(attack, pool, x, y, epsilon, keys, start, restarts, targets)
     result.zero_gradient.logical_and_(~result.success)
     return result
 

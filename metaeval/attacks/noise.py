@@ -89,7 +89,8 @@ def derive(keys: Tensor, index: int) -> Tensor:
     index : int
         Not negative.
     """
-    return _mix(keys ^ _mix(torch.tensor(index + 1, dtype=torch.int64) * _INCREMENT).to(keys.device))
+    constant = int(_mix(torch.tensor(index + 1, dtype=torch.int64) * _INCREMENT))  # On the CPU: no waiting.
+    return _mix(keys ^ constant)
 
 
 def uniform(keys: Tensor, counter: int, shape: Sequence[int] = ()) -> Tensor:

@@ -96,9 +96,10 @@ def square(
     for name, value in (("queries", queries), ("restarts", restarts)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    y, epsilon, keys = (values.to(x.device) for values in (y, epsilon, keys))
     result = KernelResult.failed(x)
     shape = (1, 1, *x.shape[1:]) if x.ndim == 2 else (math.prod(x.shape[1:-2]), *x.shape[-2:])
-    images, keys = x.reshape(len(x), *shape), keys.to(x.device)
+    images = x.reshape(len(x), *shape)
     with torch.no_grad():
         for rows in batches(len(x), POOL * batch_size):
             pool = torch.arange(rows.start, rows.stop, device=x.device)

@@ -1,4 +1,4 @@
-"""APGD: bit for bit the published code's iterates, the same verdicts with compaction, honest counts and guards."""
+"""APGD: the published iterates bit for bit, the same verdicts with compaction, honest counts and guards."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from published import correct_samples, network, sample_keys
 from torch import Tensor, nn
 
 from metaeval.attacks import noise
 from metaeval.attacks.apgd import apgd, run_ce, run_dlr, run_targeted
 from metaeval.outcomes import within
-from published import correct_samples, network, sample_keys
 
 MODELS = {"mmr_univ_mnist": {"linf": 0.16, "l2": 1.5}, "kw_mnist": {"linf": 0.15, "l2": 1.4}}
 LOSSES = ("ce", "dlr", "targeted-dlr")
@@ -294,6 +294,21 @@ def test_saturated_gradients_are_reported(shared_data: Path, scale: float, loss:
         assert not result.success.any()
         share = result.zero_gradient.double().mean()
         assert share > 0.9 if flagged else share == 0
+
+
+@pytest.mark.parametrize("blind", range(6))
+def test_one_zero_gradient_anywhere_in_a_failed_run_is_reported(blind: int) -> None:
+    calls = []
+
+    def model(v: Tensor) -> Tensor:
+        calls.append(len(v))
+        return torch.stack([1 + (v.detach() if len(calls) == blind else v).mean(1), 0 * v.sum(1)], dim=1)
+
+    x = torch.full((2, 5), 0.5)
+    y, epsilon = torch.zeros(2, dtype=torch.int64), torch.full((2,), 0.1, dtype=torch.float64)
+    result = apgd(model, x, y, epsilon, norm="l2", keys=torch.arange(2), iterations=4)
+    assert len(calls) == 5
+    assert result.zero_gradient.tolist() == [blind > 0] * 2
 
 
 def test_a_model_without_gradients_is_reported_and_not_an_error() -> None:

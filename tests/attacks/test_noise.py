@@ -1,4 +1,4 @@
-"""Per-sample random numbers: right distribution, nothing shared between streams, nothing owed to the batch."""
+"""Per-sample random numbers: their distribution, independent streams, nothing owed to the batch."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_batch_and_order_do_not_matter(keys: torch.Tensor, draw: str) -> None:
 def test_uniform_numbers_are_uniform_and_in_range(keys: torch.Tensor) -> None:
     u = noise.uniform(keys, 0, (1000,))
     assert u.dtype == torch.float32
-    assert 0 <= u.min()
+    assert u.min() >= 0
     assert u.max() < 1
     assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
     within = [stats.kstest(row.numpy(), "uniform").pvalue for row in u]
