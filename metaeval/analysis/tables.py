@@ -34,7 +34,7 @@ def at_epsilon(cube: xr.DataTree, norm: str, epsilon: float, confidence: float =
 
 
 def costs(cube: xr.DataTree) -> pd.DataFrame:
-    """Return seconds, forwards and backwards, one row per model, norm, attack and stage; NaN = not available."""
+    """Return seconds, forwards and backwards by model, norm, attack and stage; NaN = not available."""
     columns = ["model", "norm", "attack", "stage", "seconds", "forwards", "backwards"]
     if "cost" not in cube.children or not cube.children["cost"].data_vars:
         return pd.DataFrame(columns=columns)

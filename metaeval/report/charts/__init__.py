@@ -1,0 +1,1 @@
+"""Our figures, one module each."""

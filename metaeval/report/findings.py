@@ -1,0 +1,247 @@
+"""The findings in plain sentences, each with how sure it is. Sentences are HTML; names in them are escaped."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from metaeval.analysis import classes, curves, tables, trust
+from metaeval.analysis.leaders import Lead, lead
+from metaeval.analysis.reading import (
+    WORST_CASE,
+    Reference,
+    attacks,
+    confidence,
+    models,
+    norms,
+    references,
+    status,
+)
+from metaeval.report import words
+from metaeval.report.words import escape, strong
+
+
+def findings(cube: xr.DataTree) -> list[str]:
+    """Return the page's opening sentences, the most important first."""
+    if not models(cube):
+        return ["The cube holds no models yet."]
+    sentences: list[str] = []
+    for norm in norms(cube):
+        for reference in references(cube, norm):
+            found = lead(cube, norm, reference, confidence(cube))
+            sentences.append(leading(cube, found))
+            if found.ranking:
+                sentences += strongest_attack(cube, found)
+                sentences += class_range(cube, found)
+    return [*sentences, *clean(cube), *completeness(cube), *doubts(cube)]
+
+
+def how_sure(cube: xr.DataTree) -> str:
+    """Return what the intervals and tests on the page mean."""
+    return (
+        f"Intervals are Wilson's at {words.level(confidence(cube))}. Models are compared on the very same samples: "
+        "exact McNemar tests of all pairs of models, Holm-adjusted at each reference ε; with three models or "
+        "more no pair counts unless Cochran's Q also finds a difference. Intervals and tests cover the choice "
+        "of the test samples; they cannot cover the strength of the attacks, and every robust accuracy here is "
+        "an upper bound that a stronger attack may lower."
+    )
+
+
+def leading(cube: xr.DataTree, found: Lead) -> str:
+    """Return which model is ahead at a reference epsilon, and whether that is certain."""
+    where = _where(found.norm, found.reference)
+    samples = words.plural(found.samples, "test sample")
+    missing = _missing(cube, found)
+    if not found.ranking:
+        return f"At {where} no model has a worst-case accuracy yet.{missing}"
+    ends = words.interval(found.lower[0], found.upper[0])
+    level = words.level(confidence(cube))
+    share = f"{words.percent(found.accuracy[0])} ({level} interval {ends}; {samples})"
+    if len(found.ranking) == 1:
+        return f"At {where} {strong(found.ranking[0])} has a worst-case accuracy of {share}.{missing}"
+    everyone = f"all {len(found.ranking)} models" if len(found.ranking) > 2 else "both models"
+    if found.accuracy[0] == 0:
+        return (
+            f"At {where} no model withstands: the worst-case accuracy of {everyone} is 0 % "
+            f"({level} interval {ends}; {samples}).{missing}"
+        )
+    if found.accuracy[-1] == 1:
+        return (
+            f"At {where} no attack broke any sample of any model: the worst-case accuracy of {everyone} is "
+            f"100 % ({level} interval {ends}; {samples}). Either ε is too small to matter or the attacks are "
+            f"too weak.{missing}"
+        )
+    return f"{_top(found, where, share)} {_certainty(found, level)}{missing}"
+
+
+def _top(found: Lead, where: str, share: str) -> str:
+    tied = [
+        name
+        for name, accuracy in zip(found.ranking, found.accuracy, strict=True)
+        if accuracy == found.accuracy[0]
+    ]
+    if len(tied) > 1:
+        names = words.listing([strong(name) for name in tied])
+        return f"At {where} {names} share the highest worst-case accuracy: {share}."
+    second = f"{strong(found.ranking[1])} follows with {words.percent(found.accuracy[1])}"
+    return f"At {where} {strong(found.ranking[0])} has the highest worst-case accuracy: {share}; {second}."
+
+
+def _certainty(found: Lead, level: str) -> str:
+    comparison = found.comparison
+    assert comparison is not None  # there are two models or more
+    pair = comparison.pair(0, 1)
+    adjusted, count = float(comparison.adjusted[pair]), len(comparison.p)
+    test = f"exact McNemar{f', adjusted for {count:,} pairs' if count > 1 else ''}, {words.p_value(adjusted)}"
+    others = len(found.beaten) + len(found.level)
+    if found.ranking[1] in found.beaten:
+        se = float(comparison.standard_error[pair])
+        low, high = found.margin - 1.96 * se, found.margin + 1.96 * se
+        paired = f"; paired 95 % interval {100 * low:.1f} to {100 * high:.1f}" if low > 0 else ""
+        lead_text = f"Its lead of {words.points(found.margin)} is certain ({test}{paired})"
+        if found.level:
+            return f"{lead_text}, but not its lead over {_names(found.level)}."
+        return f"{lead_text}, and so is its lead over every other model." if others > 1 else f"{lead_text}."
+    size = float(comparison.detectable[pair])
+    text = (
+        f"The two cannot be told apart on {words.plural(found.samples, 'sample')} (difference "
+        f"{words.points(found.margin)}; {test}); here a difference below about {words.points(size)} "
+        "would usually go unnoticed."
+    )
+    if len(found.level) > 1:
+        text += f" Nor can {escape(found.ranking[0])} be told apart from {_names(found.level[1:])}."
+    if found.beaten:
+        text += f" It is certainly ahead of {_names(found.beaten)}."
+    return text
+
+
+def _missing(cube: xr.DataTree, found: Lead) -> str:
+    if not found.missing:
+        return ""
+    state = status(cube, found.norm)
+    why = [
+        f"{strong(name)} ({escape(str(state['reason'].sel(model=name, attack=WORST_CASE).item()) or 'pending')})"
+        for name in found.missing
+    ]
+    verb = "is" if len(why) == 1 else "are"
+    return f" Left out because attacks on it did not finish {verb} {words.listing(why)}.".replace(
+        "attacks on it", "attacks on it" if len(why) == 1 else "attacks on them"
+    )
+
+
+def strongest_attack(cube: xr.DataTree, found: Lead) -> list[str]:
+    """Return how much the worst case owes to more than one attack."""
+    names = attacks(cube, found.norm)
+    if len(names) < 2 or found.accuracy[0] == 1:
+        return []
+    at = tables.at_epsilon(cube, found.norm, found.reference.value, confidence(cube)).sel(
+        model=list(found.ranking)
+    )
+    mean = at["accuracy"].mean("model")
+    best = min(names, key=lambda name: float(mean.sel(attack=name)))
+    worst_case, single = float(mean.sel(attack=WORST_CASE)), float(mean.sel(attack=best))
+    alone = {name: int(np.nansum(at["alone"].sel(attack=name).values)) for name in names}
+    text = (
+        f"At {_where(found.norm, found.reference)} the strongest single attack is {strong(best)}: it leaves "
+        f"{words.percent(single)} on average over the models, all attacks together {words.percent(worst_case)}."
+    )
+    others = [f"{escape(name)} {count:,}" for name, count in alone.items() if count and name != best]
+    if others:
+        text += f" Samples that one other attack alone broke: {words.listing(others)}."
+    return [text]
+
+
+def class_range(cube: xr.DataTree, found: Lead) -> list[str]:
+    """Return how unequal the classes of the leading model are, beside what chance alone would show."""
+    face = classes.from_cube(cube, found.norm, confidence(cube))
+    at = face.sel(model=found.ranking[0], epsilon=found.reference.value, attack=WORST_CASE)
+    worst, best, observed, expected = classes.spread(at["correct"].values, at["total"].values)
+    if worst < 0 or observed == 0:
+        return []
+    names = [str(name) for name in at["class"].values]
+    shares = at["accuracy"].values
+    return [
+        f"Its classes are unequal there: {strong(found.ranking[0])} keeps {words.percent(float(shares[worst]))} of "
+        f"{strong(names[worst])} and {words.percent(float(shares[best]))} of {strong(names[best])}, a range of "
+        f"{words.points(observed)}; classes of equal difficulty would show about {words.points(expected)} by chance."
+        if observed > 1.5 * expected
+        else f"The range between the worst and the best class of {strong(found.ranking[0])} there, "
+        f"{words.points(observed)}, is no larger than chance would make it (about {words.points(expected)} for "
+        "classes of equal difficulty)."
+        if observed <= expected
+        else f"Between the worst class of {strong(found.ranking[0])} there ({escape(names[worst])}) and the best "
+        f"({escape(names[best])}) lie {words.points(observed)}; equal classes would show about "
+        f"{words.points(expected)} by chance."
+    ]
+
+
+def clean(cube: xr.DataTree) -> list[str]:
+    """Return the span of clean accuracies."""
+    if "clean" not in cube.children:
+        return []
+    face = curves.clean_from_cube(cube, confidence(cube))
+    known = face.isel(model=np.flatnonzero(~np.isnan(face["accuracy"].values)))
+    if not known.sizes["model"]:
+        return ["No clean accuracy is available yet."]
+    order = np.argsort(-known["accuracy"].values, kind="stable")
+
+    def say(position: int) -> str:
+        at = known.isel(model=position)
+        ends = words.interval(float(at["lower"]), float(at["upper"]))
+        return f"{words.percent(float(at['accuracy']))} ({strong(str(at['model'].item()))}, {ends})"
+
+    if len(order) == 1:
+        return [f"Without an attack the accuracy is {say(int(order[0]))}."]
+    if known["accuracy"].values[order[0]] == known["accuracy"].values[order[-1]]:
+        share = words.percent(float(known["accuracy"].values[0]))
+        return [f"Without an attack every model has the same accuracy, {share}."]
+    return [f"Without an attack accuracies span {say(int(order[-1]))} to {say(int(order[0]))}."]
+
+
+def completeness(cube: xr.DataTree) -> list[str]:
+    """Return whether every planned result is there, and what happened to those that are not."""
+    if not norms(cube):
+        return ["No attack has been run: the page shows clean accuracies only."]
+    count = sum(len(attacks(cube, norm)) * len(models(cube)) for norm in norms(cube))
+    open_columns = tables.incomplete(cube)
+    if open_columns.empty:
+        return [f"All {words.plural(count, 'planned result')} (model × norm × attack) are complete."]
+    kinds = [f"{n:,} {kind}" for kind, n in open_columns["status"].value_counts().items()]
+    first = open_columns.iloc[0]
+    reason = f": {first['reason']}" if first["reason"] else ""
+    example = (
+        f"{first['model']}, {words.norm_name(first['norm'])} {first['attack']}, {first['status']}{reason}"
+    )
+    return [
+        f"{len(open_columns):,} of {words.plural(count, 'planned result')} are missing ({words.listing(kinds)}; "
+        f"for example {escape(example)}). What rests on them is shown as {words.NOT_AVAILABLE}, never as robust."
+    ]
+
+
+def doubts(cube: xr.DataTree) -> list[str]:
+    """Return how many models show a sign that their numbers may be too high."""
+    if not norms(cube):
+        return []
+    found = [sign for sign in trust.signs(cube) if sign.kind not in ("incomplete", "reduced")]
+    reduced = sorted({place for sign in trust.signs(cube) if sign.kind == "reduced" for place in sign.where})
+    sentences = []
+    if found:
+        names = list(dict.fromkeys(sign.model for sign in found))
+        sentences.append(
+            f"Look twice at {words.listing([strong(name) for name in names])}: signs that a number may not be what it seems "
+            'are listed under <a href="#trust">Can these numbers be trusted?</a>'
+        )
+    if reduced:
+        places = [escape(words.column(place)) for place in reduced]
+        sentences.append(
+            f"{words.listing(places)} ran with settings below the attack's standard: the full attack might break more."
+        )
+    return sentences
+
+
+def _where(norm: str, reference: Reference) -> str:
+    return f"{words.norm_name(norm)} ε = {escape(reference.label)}"
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return words.listing([strong(name) for name in names])

@@ -1,0 +1,124 @@
+"""The parts of the page that are words and tables: trust, models, attacks, provenance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from metaeval.analysis import tables, trust
+from metaeval.analysis.reading import attributes, models, norms
+from metaeval.report import words
+from metaeval.report.tables import Cell, html_table
+from metaeval.report.words import strong
+
+# What a sign means; {value} is its largest value and {where} the columns that show it.
+MEANINGS = {
+    "zero_gradient": "gradients vanish ({value} of the samples under {where}), so gradient attacks may be blind: "
+    "a sign of gradient masking",
+    "randomised": "the model answers differently when asked twice ({where}): one run says little about it",
+    "probabilities": "the outputs look like probabilities rather than logits ({where}), which weakens losses",
+    "train_mode": "the model was in training mode ({where})",
+    "buffers_changed": "the model's buffers changed while it was attacked ({where})",
+    "rejected_claims": "the attack claimed {value} adversarials that the check outside it refused ({where})",
+    "overruled": "the attack failed on up to {value} samples although a smaller adversarial is known ({where}): it did not "
+    "search well",
+    "incomplete": "results are missing ({where})",
+    "reduced": "settings are below the attack's standard ({where})",
+    "published": "clean accuracy is off the published one by {value}",
+}
+SHARES = ("zero_gradient",)
+
+
+def trust_section(cube: xr.DataTree) -> str:
+    """Return, for each model, what speaks against its robust accuracy."""
+    if not norms(cube):
+        return "<p>No attack has been run, so there is no robust accuracy to doubt.</p>"
+    found: dict[str, list[str]] = {name: [] for name in models(cube)}
+    for sign in trust.signs(cube):
+        found.setdefault(sign.model, []).append(describe(sign))
+    clear = [name for name, signs in found.items() if not signs]
+    rows: list[list[str | Cell]] = [
+        [name, Cell("; ".join(signs) + ".", kind="text")] for name, signs in found.items() if signs
+    ]
+    parts = [
+        "<p>Every adversarial counted on this page was checked outside the attack that claimed it (label, norm, "
+        "valid range). What was found beyond that:</p>"
+    ]
+    if rows:
+        parts.append(
+            html_table(["model", "what speaks against its numbers"], rows, "Signs of doubt by model")
+        )
+    if clear:
+        names = words.listing([strong(name) for name in clear], most=20)
+        parts.append(
+            f"<p>No sign against {names}. That is no proof: a stronger or adaptive attack may break more.</p>"
+        )
+    return "".join(parts)
+
+
+def describe(sign: trust.Sign) -> str:
+    """Return a sign in words (plain text)."""
+    where = words.listing([words.column(place) for place in sign.where], most=4)
+    if sign.kind == "published":
+        value = words.points(sign.value)
+    elif sign.kind in SHARES and sign.value <= 1:
+        value = words.percent(sign.value)
+    else:
+        value = words.number(sign.value)
+    unknown = "{kind} is {value} ({where})"
+    template = MEANINGS.get(sign.kind, unknown)
+    return template.format(kind=sign.kind.replace("_", " "), value=value, where=where)
+
+
+def provenance_section(cube: xr.DataTree) -> str:
+    """Return study, versions and hashes, the attacks' settings and the models' properties."""
+    parts = []
+    frame = tables.attack_table(cube)
+    if not frame.empty:
+        parts.append(
+            "<h3>Attacks and their settings</h3>" + _frame(frame, "Attacks, settings, what is reduced")
+        )
+    frame = tables.model_table(cube)
+    if len(frame.columns) > 1:
+        parts.append("<h3>Models</h3>" + _frame(frame, "Models and what is known of them"))
+    flat = flatten(attributes(cube))
+    rows: list[list[str | Cell]] = [[key, Cell(value, kind="text")] for key, value in flat]
+    if rows:
+        parts.append(
+            "<h3>Study, versions, hashes</h3><details><summary>Everything the cube records of itself</summary>"
+            + html_table(["key", "value"], rows, "Attributes of the cube")
+            + "</details>"
+        )
+    return "".join(parts)
+
+
+def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested content as pairs of dotted key and text."""
+    if isinstance(value, dict):
+        return [
+            pair
+            for key, part in value.items()
+            for pair in flatten(part, f"{prefix}.{key}" if prefix else str(key))
+        ]
+    if isinstance(value, list) and any(isinstance(part, (dict, list)) for part in value):
+        return [pair for place, part in enumerate(value) for pair in flatten(part, f"{prefix}[{place}]")]
+    if isinstance(value, list):
+        return [(prefix, ", ".join(map(str, value)))]
+    return [] if value is None or value == "" else [(prefix, str(value))]
+
+
+def _frame(frame: pd.DataFrame, caption: str) -> str:
+    rows: list[list[str | Cell]] = []
+    for row in frame.itertuples(index=False, name=None):
+        rows.append([str(row[0]), *(_value(value) for value in row[1:])])
+    return html_table([str(name).replace("_", " ") for name in frame.columns], rows, caption)
+
+
+def _value(value: Any) -> Cell:
+    if isinstance(value, float) and value != value:
+        return Cell("", kind="text")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Cell(f"{value:.6g}" if isinstance(value, float) else f"{value:,}")
+    return Cell(str(value), kind="text")
