@@ -12,6 +12,7 @@ from metaeval.study.inputs import Settings
 from metaeval.study.messages import Mistake
 from metaeval.study.numbers import Epsilon, describe, parse_epsilon, parse_range, repeated_epsilons
 from metaeval.study.positions import Loc
+from metaeval.study.schema import tag
 
 Document = dict[str, Any]
 TOO_LARGE = "a linf epsilon is at most 1 because inputs lie in [0, 1]"
@@ -21,7 +22,11 @@ def check(document: Document, known_attacks: Collection[str] | None = None) -> I
     """Yield what is wrong between the keys of a document; what has a wrong type is passed over."""
     yield from _finite(document, ())
     for i, model in _tables(document, "models"):
-        yield from _check_model(model, ("models", i))
+        source = tag(model, "models")
+        if source == "<train>":
+            yield from _check_grid(model, ("models", i))
+        if source in ("<train>", "<checkpoint>"):
+            yield from _check_normalize(model.get("normalize"), ("models", i, "normalize"))
     norms: dict[str, int] = {}
     for i, threat in _tables(document, "threat_models"):
         norm = threat.get("norm")
@@ -62,7 +67,7 @@ def _repeated(values: Any, loc: Loc) -> Iterator[Mistake]:
             yield Mistake((*loc, i), f"{describe(item)} is listed twice")
 
 
-def _check_model(model: Document, loc: Loc) -> Iterator[Mistake]:
+def _check_grid(model: Document, loc: Loc) -> Iterator[Mistake]:
     grid = model.get("grid")
     grid = grid if isinstance(grid, dict) else {}
     for key, values in grid.items():
@@ -78,12 +83,12 @@ def _check_model(model: Document, loc: Loc) -> Iterator[Mistake]:
                 yield Mistake((*loc, key), message)
             elif key in grid:
                 yield Mistake((*loc, "grid", key), message)
-    normalize = model.get("normalize")
-    if isinstance(normalize, dict):
-        mean, std = normalize.get("mean"), normalize.get("std")
-        if isinstance(mean, list) and isinstance(std, list) and len(mean) != len(std):
-            message = f"mean has {len(mean)} values and std {len(std)}; one per channel each"
-            yield Mistake((*loc, "normalize"), message)
+
+
+def _check_normalize(normalize: Any, loc: Loc) -> Iterator[Mistake]:
+    mean, std = (normalize.get(key) for key in ("mean", "std")) if isinstance(normalize, dict) else (0, 0)
+    if isinstance(mean, list) and isinstance(std, list) and len(mean) != len(std):
+        yield Mistake(loc, f"mean has {len(mean)} values and std {len(std)}; one per channel each")
 
 
 def _check_threat_model(
@@ -93,9 +98,9 @@ def _check_threat_model(
     attacks = threat.get("attacks")
     yield from _repeated(attacks, (*loc, "attacks"))
     listed = [name for name in attacks if isinstance(name, str)] if isinstance(attacks, list) else []
-    for index, name in enumerate(attacks if isinstance(attacks, list) and known_attacks is not None else ()):
-        if isinstance(name, str) and name not in (known_attacks or ()):
-            yield Mistake((*loc, "attacks", index), *unknown("attack", name, known_attacks or ()))
+    for index, name in enumerate(attacks if isinstance(attacks, list) else ()):
+        if known_attacks is not None and isinstance(name, str) and name not in known_attacks:
+            yield Mistake((*loc, "attacks", index), *unknown("attack", name, known_attacks))
     seen: set[str] = set()
     for i, table in _tables(threat, "attack"):
         name = table.get("name")

@@ -7,7 +7,6 @@ import re
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import toml_rs
 from pydantic import ValidationError
@@ -113,5 +112,7 @@ def _syntax_problem(file: Path, text: str, error: ValueError) -> Problem:
     return Problem(str(file), line, column, key[1] if key else "TOML", message, suggestion)
 
 
-def _quoted_or_truth(word: str) -> Any:
-    return word.lower() if word.lower() in ("true", "false") else f'"{word}"'
+def _quoted_or_truth(word: str) -> str | None:
+    if word.lower() in ("true", "false"):
+        return word.lower()
+    return f'"{word}"' if word[0].isalpha() or "/" in word else None

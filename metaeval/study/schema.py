@@ -111,7 +111,7 @@ def sources(kind: Literal["data", "models"]) -> list[str]:
     return registry.names("model_sources", dict.fromkeys(MODEL_SOURCES, ""))
 
 
-def _tag(value: Any, kind: Literal["data", "models"]) -> str | None:
+def tag(value: Any, kind: Literal["data", "models"]) -> str | None:
     """Return the tag of a table's source.
 
     A misspelt source is read as the nearest one, so that the table's other mistakes are found at once.
@@ -131,13 +131,13 @@ Data = Annotated[
     | Annotated[NpzData, Tag("<npz>")]
     | Annotated[ImagesData, Tag("<images>")]
     | Annotated[PluginData, Tag("<data plug-in>")],
-    Discriminator(lambda value: _tag(value, "data")),
+    Discriminator(lambda value: tag(value, "data")),
 ]
 Model = Annotated[
     Annotated[CheckpointModel, Tag("<checkpoint>")]
     | Annotated[TrainModel, Tag("<train>")]
     | Annotated[PluginModel, Tag("<model plug-in>")],
-    Discriminator(lambda value: _tag(value, "models")),
+    Discriminator(lambda value: tag(value, "models")),
 ]
 
 

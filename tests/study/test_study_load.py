@@ -152,12 +152,12 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("plugins")
 def test_sources_of_other_packages_keep_their_keys(tmp_path: Path) -> None:
     text = MINIMAL.replace('"digits"', '"their-data"\nsamples = 5\nversion = "v4"').replace(
-        '"train"\n', '"their-models"\n'
+        '"train"\n', '"their-models"\nadversarial_norm = "l2"\n'
     )
     study = load_study(write(tmp_path, text))
     assert (study.data.source, study.data.samples, study.data.name) == ("their-data", 5, "their-data")
     assert study.data.model_extra == {"version": "v4"}
-    assert study.models[0].model_extra == {"architecture": "cnn"}
+    assert study.models[0].model_extra == {"architecture": "cnn", "adversarial_norm": "l2"}
     assert study.to_dict()["data"]["version"] == "v4"
 
 
