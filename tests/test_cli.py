@@ -1,0 +1,174 @@
+"""The command line as a new user meets it: answers, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STUDY = """
+schema_version = 1
+
+[study]
+name = "tried"
+title = "Tried"
+
+[data]
+source = "digits"
+samples = 50
+
+[[models]]
+source = "train"
+architecture = "mlp"
+epochs = 1
+grid = { width = [8, 16] }
+
+[[threat_models]]
+norm = "linf"
+epsilons = "0:8/255:3"
+attacks = ["apgd-ce"]
+"""
+
+
+def metaeval(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from metaeval.cli import main; main()", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "tried.toml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_help_and_version_answer(tmp_path: Path) -> None:
+    assert "continuing where an earlier run stopped" in metaeval(tmp_path, "--help").stdout
+    assert metaeval(tmp_path, "--version").stdout.strip() == "0.1.0"
+    result = metaeval(tmp_path, "rum")
+    assert result.returncode == 2
+    assert "Did you mean" in result.stderr
+
+
+def test_a_good_study_passes_the_check(study: Path) -> None:
+    result = metaeval(study.parent, "check", str(study))
+    assert result.returncode == 0, result.stderr
+    assert "2 models, 1 attacks, 50 samples" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ('attacks = ["apgd-ce"]', 'attacks = ["apgd-cee"]', 22, "did you mean 'apgd-ce'?"),
+        ('attacks = ["apgd-ce"]', 'attack = ["apgd-ce"]', 22, "attack"),
+        ("samples = 50", "sample = 50", 10, "did you mean 'samples'?"),
+        ('epsilons = "0:8/255:3"', 'epsilons = ["1/255", "2/510"]', 21, "2/510"),
+        ('epsilons = "0:8/255:3"', 'epsilons = "0:8/255"', 21, "epsilons"),
+        ('epsilons = "0:8/255:3"', "epsilons = [0]", 22, "needs an epsilon above 0"),
+        ('norm = "linf"', 'norm = "l3"', 20, "linf"),
+        ('attacks = ["apgd-ce"]', 'attacks = ["deepfool@torchattacks"]', 22, "l2"),
+        ("width = [8, 16]", "width = []", 17, "width"),
+        ('architecture = "mlp"', 'architecture = "mpl"', 15, "did you mean 'mlp'?"),
+        ("samples = 50", "samples = 5000", 10, "samples"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_computed(
+    study: Path, old: str, new: str, line: int, message: str
+) -> None:
+    assert old in STUDY
+    study.write_text(STUDY.replace(old, new))
+    for command in ("check", "plan", "run"):
+        result = metaeval(study.parent, command, str(study))
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert f"tried.toml:{line}:" in result.stderr
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+    assert not (study.parent / "reports").exists()
+
+
+def test_all_mistakes_are_reported_at_once(study: Path) -> None:
+    text = STUDY.replace('"apgd-ce"', '"apgd-cee"').replace('"mlp"', '"mpl"')
+    study.write_text(text)
+    result = metaeval(study.parent, "check", str(study))
+    assert "apgd-cee" in result.stderr
+    assert "mpl" in result.stderr
+    problems = json.loads(metaeval(study.parent, "check", str(study), "--json").stdout)
+    assert [problem["line"] for problem in problems] == [15, 22]
+
+
+def test_a_missing_study_and_a_missing_cube(tmp_path: Path) -> None:
+    assert metaeval(tmp_path, "check", "nothing.toml").returncode == 4
+    for command in ("report", "status", "verify"):
+        result = metaeval(tmp_path, command)
+        assert result.returncode == 4
+        assert "no cube" in result.stderr
+
+
+def test_plan_says_what_will_run(study: Path) -> None:
+    result = metaeval(study.parent, "plan", str(study))
+    assert result.returncode == 0, result.stderr
+    assert "2 tasks to do, 0 recorded" in result.stdout
+    expected = json.loads(metaeval(study.parent, "plan", str(study), "--json").stdout)
+    assert set(expected["models"]) == {"mlp-width=8", "mlp-width=16"}
+    assert expected["seconds"] > 0
+    assert not (study.parent / "reports").exists()
+
+
+def test_run_report_status_verify(study: Path) -> None:
+    ran = metaeval(study.parent, "run", str(study), "--json")
+    assert ran.returncode == 0, ran.stderr
+    summary = json.loads(ran.stdout)
+    assert summary["computed"] == 2
+    assert Path(study.parent / summary["report"]).stat().st_size > 100_000
+    rows = json.loads(metaeval(study.parent, "status", "--json").stdout)
+    assert len(rows) >= 2
+    assert metaeval(study.parent, "verify", "reports/tried").returncode == 0
+    again = metaeval(study.parent, "report", "reports/tried/cube.zarr", "--output", "page.html")
+    assert again.returncode == 0, again.stderr
+    assert (study.parent / "page.html").exists()
+    by_study = metaeval(study.parent, "report", str(study))
+    assert by_study.stdout.strip() == "reports/tried/report.html"
+
+
+def test_only_and_limit(study: Path) -> None:
+    result = metaeval(study.parent, "run", str(study), "--only", "mlp-width=8/*", "--limit", "20", "--json")
+    assert json.loads(result.stdout)["computed"] == 1
+    result = metaeval(study.parent, "run", str(study), "--only", "nothing/*")
+    assert result.returncode == 2
+    assert "matches no task" in result.stderr
+
+
+@pytest.mark.parametrize("what", ["attacks", "data", "figures", "models", "studies"])
+def test_lists(what: str) -> None:
+    result = metaeval(ROOT, "list", what)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) > 2
+    assert json.loads(metaeval(ROOT, "list", what, "--json").stdout)
+
+
+def test_schema_is_json() -> None:
+    schema = json.loads(metaeval(ROOT, "schema").stdout)
+    assert {"study", "data", "models", "threat_models"} <= set(schema["properties"])
+
+
+def test_a_damaged_cube_is_found(study: Path) -> None:
+    assert metaeval(study.parent, "run", str(study), "--only", "mlp-width=8/*").returncode == 0
+    chunks = [
+        p for p in (study.parent / "reports/tried/cube.zarr/samples/linf/distance").rglob("*") if p.is_file()
+    ]
+    chunk = next(path for path in chunks if path.name != "zarr.json")
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+    result = metaeval(study.parent, "verify", "reports/tried")
+    assert result.returncode == 3
+    assert "linf" in result.stdout
