@@ -45,11 +45,11 @@ def project(x: Tensor, adversarial: Tensor, epsilon: Tensor, norm: str) -> Tenso
     if norm == "linf":
         return (x.double() + delta.clamp(-radius, radius)).to(x.dtype)
     size = norms(x, adversarial, norm).view(shape)
-    scale = (radius / size.clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1.0)
-    projected = (x.double() + delta * scale).to(x.dtype)
-    # Rounding to float32 moves the norm by about 3e-8: by much, relative to a very small radius.
-    for _ in range(3):
-        excess = norms(x, projected, norm).view(shape) / radius.clamp_min(torch.finfo(torch.float64).tiny)
-        scale = torch.where(excess > 1.0, scale / excess * (1 - 1e-7), scale)
-        projected = (x.double() + delta * scale).to(x.dtype)
+    delta *= (radius / size.clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1.0)
+    projected = (x.double() + delta).to(x.dtype)
+    # Rounding to float32 may lead out of a small ball again; rounding towards x cannot.
+    outward = (projected.double() - x.double()).abs() > delta.abs()
+    inward = torch.where(outward, torch.nextafter(projected, x), projected)
+    over = norms(x, projected, norm).view(shape) > radius
+    projected = torch.where(over, inward, projected)
     return torch.where(size <= radius, adversarial, projected)

@@ -177,7 +177,7 @@ def run(
         runs = AttackRuns(model, x, y, spec, settings, norm, seed, sample_hashes, batch_size, place)
         if clean_prediction is None:
             clean_prediction = predictions(evaluator.logits(runs.x)).cpu().numpy()
-        column, correct, taken = _start(epsilons, norm, known, clean_prediction == y)
+        column, correct, taken = _start(spec, epsilons, norm, known, clean_prediction == y)
         mode: Mode = "frontier" if search == "frontier" and spec.inferable else "exact"
         if spec.kind == "minimum-norm":
             work = correct & ~taken & (len(column.levels) > 0)
@@ -208,7 +208,9 @@ def run(
     )
 
 
-def _start(epsilons: Floats, norm: str, known: Known | None, correct: Bools) -> tuple[Column, Bools, Bools]:
+def _start(
+    spec: AttackSpec, epsilons: Floats, norm: str, known: Known | None, correct: Bools
+) -> tuple[Column, Bools, Bools]:
     """Return the column with what is known of it, which samples are correctly classified, which are known."""
     levels = np.unique(epsilons if known is None else np.concatenate([epsilons, known.epsilons]))
     column = Column.fresh(len(correct), levels[levels > 0])
@@ -216,6 +218,8 @@ def _start(epsilons: Floats, norm: str, known: Known | None, correct: Bools) -> 
         return column, correct, np.zeros(len(correct), dtype=bool)
     taken = ~np.isnan(known.distance)
     column.take_over(known, taken, norm)
+    if spec.kind == "minimum-norm":
+        column.settle(np.flatnonzero(taken))
     return column, np.where(taken, known.distance > 0, correct), taken
 
 

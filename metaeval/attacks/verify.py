@@ -108,4 +108,6 @@ class Evaluator:
 
 def predictions(logits: Tensor) -> Tensor:
     """Return the predicted class of each row of logits, int64; -1, which is nobody's label, if one is NaN."""
+    if len(logits) == 0:
+        return torch.empty(0, dtype=torch.int64, device=logits.device)
     return torch.where(logits.isnan().any(dim=1), -1, logits.argmax(dim=1))
