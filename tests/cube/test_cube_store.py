@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from cube_builder import EPSILONS, add_samples, build_store, chunk_file, random_column, write_random
 
 from metaeval.cube import arrays
@@ -176,6 +177,18 @@ def test_a_shorter_column_leaves_no_rows_of_the_longer_one(tmp_path: Path) -> No
     assert slab is not None
     assert np.isnan(slab["distance"][0, 100:]).all()
     assert not slab["cell"][0, 100:].any()
+
+
+def test_levels_that_the_record_does_not_know_are_not_read(tmp_path: Path) -> None:
+    store = build_store(tmp_path)
+    written = write_random(store, "first", "apgd-ce", 0)
+    store.ensure_norm("linf", [], [(0.031, "0.031")])
+    cell = zarr.open_array(store.path, path="samples/linf/cell")
+    cell[0, 0, :1000, 3] = 5
+    stored = read(store)
+    assert stored is not None
+    assert same(written, stored.column)
+    assert not stored.column.cell[:, 3].any()
 
 
 @pytest.mark.parametrize("name", ["distance", "searched", "forwards", "backwards", "cell"])
