@@ -50,8 +50,8 @@ class Figure:
         The figure in words for those who cannot see it.
     spec : dict or None
         Vega-Lite specification that takes its rows from ``{"name": "rows"}`` and may use the signals
-        `models`, `attacks` (lists of checked names), `bands` (bool), `foreground`, `background`, `muted`;
-        None when nothing can be drawn, `table` then says why.
+        `models`, `attacks` (lists of checked names), `bands` (bool), `foreground`, `paper`, `muted`
+        (colours); the page sets its width. None when nothing can be drawn.
     data : Data
     table : str
         HTML of the table beneath.

@@ -1,4 +1,4 @@
-"""The findings in plain sentences, each with how sure it is. Sentences are HTML; names in them are escaped."""
+"""The findings in plain sentences, each with how sure it is; they are HTML with escaped names."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def findings(cube: xr.DataTree) -> list[str]:
 def how_sure(cube: xr.DataTree) -> str:
     """Return what the intervals and tests on the page mean."""
     return (
-        f"Intervals are Wilson's at {words.level(confidence(cube))}. Models are compared on the very same samples: "
-        "exact McNemar tests of all pairs of models, Holm-adjusted at each reference ε; with three models or "
-        "more no pair counts unless Cochran's Q also finds a difference. Intervals and tests cover the choice "
-        "of the test samples; they cannot cover the strength of the attacks, and every robust accuracy here is "
-        "an upper bound that a stronger attack may lower."
+        f"Intervals are Wilson's at {words.level(confidence(cube))}. Models are compared on the very same "
+        "samples: exact McNemar tests of all pairs of models, Holm-adjusted at each reference ε; with three "
+        "models or more no pair counts unless Cochran's Q also finds a difference. Intervals and tests cover "
+        "the choice of the test samples; they cannot cover the strength of the attacks, and every robust "
+        "accuracy here is an upper bound that a stronger attack may lower."
     )
 
 
@@ -56,7 +56,7 @@ def leading(cube: xr.DataTree, found: Lead) -> str:
         return f"At {where} no model has a worst-case accuracy yet.{missing}"
     ends = words.interval(found.lower[0], found.upper[0])
     level = words.level(confidence(cube))
-    share = f"{words.percent(found.accuracy[0])} ({level} interval {ends}; {samples})"
+    share = f"{_percent(found.accuracy[0])} ({level} interval {ends}; {samples})"
     if len(found.ranking) == 1:
         return f"At {where} {strong(found.ranking[0])} has a worst-case accuracy of {share}.{missing}"
     everyone = f"all {len(found.ranking)} models" if len(found.ranking) > 2 else "both models"
@@ -83,7 +83,7 @@ def _top(found: Lead, where: str, share: str) -> str:
     if len(tied) > 1:
         names = words.listing([strong(name) for name in tied])
         return f"At {where} {names} share the highest worst-case accuracy: {share}."
-    second = f"{strong(found.ranking[1])} follows with {words.percent(found.accuracy[1])}"
+    second = f"{strong(found.ranking[1])} follows with {_percent(found.accuracy[1])}"
     return f"At {where} {strong(found.ranking[0])} has the highest worst-case accuracy: {share}; {second}."
 
 
@@ -92,7 +92,8 @@ def _certainty(found: Lead, level: str) -> str:
     assert comparison is not None  # there are two models or more
     pair = comparison.pair(0, 1)
     adjusted, count = float(comparison.adjusted[pair]), len(comparison.p)
-    test = f"exact McNemar{f', adjusted for {count:,} pairs' if count > 1 else ''}, {words.p_value(adjusted)}"
+    pairs = f", adjusted for {count:,} pairs" if count > 1 else ""
+    test = f"exact McNemar{pairs}, {escape(words.p_value(adjusted))}"
     others = len(found.beaten) + len(found.level)
     if found.ranking[1] in found.beaten:
         se = float(comparison.standard_error[pair])
@@ -120,19 +121,16 @@ def _missing(cube: xr.DataTree, found: Lead) -> str:
         return ""
     state = status(cube, found.norm)
     why = [
-        f"{strong(name)} ({escape(str(state['reason'].sel(model=name, attack=WORST_CASE).item()) or 'pending')})"
+        f"{strong(name)} ({escape(state['reason'].sel(model=name, attack=WORST_CASE).item() or 'pending')})"
         for name in found.missing
     ]
-    verb = "is" if len(why) == 1 else "are"
-    return f" Left out because attacks on it did not finish {verb} {words.listing(why)}.".replace(
-        "attacks on it", "attacks on it" if len(why) == 1 else "attacks on them"
-    )
+    return f" Without a worst case, and so not ranked: {words.listing(why)}."
 
 
 def strongest_attack(cube: xr.DataTree, found: Lead) -> list[str]:
     """Return how much the worst case owes to more than one attack."""
     names = attacks(cube, found.norm)
-    if len(names) < 2 or found.accuracy[0] == 1:
+    if len(names) < 2 or found.accuracy[-1] == 1:
         return []
     at = tables.at_epsilon(cube, found.norm, found.reference.value, confidence(cube)).sel(
         model=list(found.ranking)
@@ -141,13 +139,14 @@ def strongest_attack(cube: xr.DataTree, found: Lead) -> list[str]:
     best = min(names, key=lambda name: float(mean.sel(attack=name)))
     worst_case, single = float(mean.sel(attack=WORST_CASE)), float(mean.sel(attack=best))
     alone = {name: int(np.nansum(at["alone"].sel(attack=name).values)) for name in names}
+    where = _where(found.norm, found.reference)
     text = (
-        f"At {_where(found.norm, found.reference)} the strongest single attack is {strong(best)}: it leaves "
-        f"{words.percent(single)} on average over the models, all attacks together {words.percent(worst_case)}."
+        f"At {where} the strongest single attack is {strong(best)}: on average over the models it "
+        f"leaves {_percent(single)}, all attacks together {_percent(worst_case)}."
     )
     others = [f"{escape(name)} {count:,}" for name, count in alone.items() if count and name != best]
     if others:
-        text += f" Samples that one other attack alone broke: {words.listing(others)}."
+        text += f" Samples that only one other attack broke, over all models: {words.listing(others)}."
     return [text]
 
 
@@ -158,20 +157,16 @@ def class_range(cube: xr.DataTree, found: Lead) -> list[str]:
     worst, best, observed, expected = classes.spread(at["correct"].values, at["total"].values)
     if worst < 0 or observed == 0:
         return []
-    names = [str(name) for name in at["class"].values]
-    shares = at["accuracy"].values
+    leader, shares = strong(found.ranking[0]), at["accuracy"].values
+    low, high = (
+        f"{_percent(float(shares[i]))} of class {strong(at['class'].values[i])}" for i in (worst, best)
+    )
+    expectation = f"classes of equal difficulty would show about {words.points(expected)} by chance"
+    verdict = ", so this one says little" if observed <= 1.2 * expected else ""
+    where = _where(found.norm, found.reference)
     return [
-        f"Its classes are unequal there: {strong(found.ranking[0])} keeps {words.percent(float(shares[worst]))} of "
-        f"{strong(names[worst])} and {words.percent(float(shares[best]))} of {strong(names[best])}, a range of "
-        f"{words.points(observed)}; classes of equal difficulty would show about {words.points(expected)} by chance."
-        if observed > 1.5 * expected
-        else f"The range between the worst and the best class of {strong(found.ranking[0])} there, "
-        f"{words.points(observed)}, is no larger than chance would make it (about {words.points(expected)} for "
-        "classes of equal difficulty)."
-        if observed <= expected
-        else f"Between the worst class of {strong(found.ranking[0])} there ({escape(names[worst])}) and the best "
-        f"({escape(names[best])}) lie {words.points(observed)}; equal classes would show about "
-        f"{words.points(expected)} by chance."
+        f"At {where} {leader} keeps {low} and {high}, a difference of {words.points(observed)}; "
+        f"{expectation}{verdict}."
     ]
 
 
@@ -188,12 +183,12 @@ def clean(cube: xr.DataTree) -> list[str]:
     def say(position: int) -> str:
         at = known.isel(model=position)
         ends = words.interval(float(at["lower"]), float(at["upper"]))
-        return f"{words.percent(float(at['accuracy']))} ({strong(str(at['model'].item()))}, {ends})"
+        return f"{_percent(float(at['accuracy']))} ({strong(str(at['model'].item()))}, {ends})"
 
     if len(order) == 1:
         return [f"Without an attack the accuracy is {say(int(order[0]))}."]
     if known["accuracy"].values[order[0]] == known["accuracy"].values[order[-1]]:
-        share = words.percent(float(known["accuracy"].values[0]))
+        share = _percent(float(known["accuracy"].values[0]))
         return [f"Without an attack every model has the same accuracy, {share}."]
     return [f"Without an attack accuracies span {say(int(order[-1]))} to {say(int(order[0]))}."]
 
@@ -213,8 +208,9 @@ def completeness(cube: xr.DataTree) -> list[str]:
         f"{first['model']}, {words.norm_name(first['norm'])} {first['attack']}, {first['status']}{reason}"
     )
     return [
-        f"{len(open_columns):,} of {words.plural(count, 'planned result')} are missing ({words.listing(kinds)}; "
-        f"for example {escape(example)}). What rests on them is shown as {words.NOT_AVAILABLE}, never as robust."
+        f"{len(open_columns):,} of {words.plural(count, 'planned result')} are missing "
+        f"({words.listing(kinds)}; for example {escape(example)}). What rests on them is shown as "
+        f"{words.NOT_AVAILABLE}, never as robust."
     ]
 
 
@@ -222,21 +218,24 @@ def doubts(cube: xr.DataTree) -> list[str]:
     """Return how many models show a sign that their numbers may be too high."""
     if not norms(cube):
         return []
-    found = [sign for sign in trust.signs(cube) if sign.kind not in ("incomplete", "reduced")]
-    reduced = sorted({place for sign in trust.signs(cube) if sign.kind == "reduced" for place in sign.where})
+    signs = trust.signs(cube)
+    doubted = list(dict.fromkeys(sign.model for sign in signs if sign.serious))
+    reduced = sorted({place for sign in signs if sign.kind == "reduced" for place in sign.where})
     sentences = []
-    if found:
-        names = list(dict.fromkeys(sign.model for sign in found))
+    if doubted:
         sentences.append(
-            f"Look twice at {words.listing([strong(name) for name in names])}: signs that a number may not be what it seems "
-            'are listed under <a href="#trust">Can these numbers be trusted?</a>'
+            f"Look twice at {words.listing([strong(name) for name in doubted])}: signs that a number may not "
+            'be what it seems stand under <a href="#trust">Can these numbers be trusted?</a>'
         )
     if reduced:
-        places = [escape(words.column(place)) for place in reduced]
-        sentences.append(
-            f"{words.listing(places)} ran with settings below the attack's standard: the full attack might break more."
-        )
+        places = words.listing([escape(words.column(place)) for place in reduced])
+        sentences.append(f"Run below the attack's standard settings, so that more might break: {places}.")
     return sentences
+
+
+def _percent(share: float) -> str:
+    """Return a share; "< 0.1 %" must not look like markup."""
+    return escape(words.percent(share))
 
 
 def _where(norm: str, reference: Reference) -> str:

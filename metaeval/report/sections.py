@@ -11,24 +11,27 @@ from metaeval.analysis import tables, trust
 from metaeval.analysis.reading import attributes, models, norms
 from metaeval.report import words
 from metaeval.report.tables import Cell, html_table
-from metaeval.report.words import strong
+from metaeval.report.words import escape, strong
 
 # What a sign means; {value} is its largest value and {where} the columns that show it.
 MEANINGS = {
-    "zero_gradient": "gradients vanish ({value} of the samples under {where}), so gradient attacks may be blind: "
-    "a sign of gradient masking",
+    "zero_gradient": "gradients vanish (for up to {value} of the samples, {where}), so that gradient attacks "
+    "may be blind: a sign of gradient masking",
     "randomised": "the model answers differently when asked twice ({where}): one run says little about it",
-    "probabilities": "the outputs look like probabilities rather than logits ({where}), which weakens losses",
-    "train_mode": "the model was in training mode ({where})",
+    "probabilities": "outputs look like probabilities and not like logits ({where}), which weakens losses",
+    "nonfinite_logits": "logits of {value} of the samples are not finite: counted as misclassified ({where})",
+    "train_mode": "a module came in training mode; it was evaluated in evaluation mode ({where})",
     "buffers_changed": "the model's buffers changed while it was attacked ({where})",
-    "rejected_claims": "the attack claimed {value} adversarials that the check outside it refused ({where})",
-    "overruled": "the attack failed on up to {value} samples although a smaller adversarial is known ({where}): it did not "
-    "search well",
+    "rejected_claims": "up to {value} successes that an attack claimed were refused by the check outside it "
+    "and do not count ({where})",
+    "overruled": "an attack missed up to {value} samples at an ε where a smaller adversarial is known "
+    "({where}): they count as broken",
     "incomplete": "results are missing ({where})",
     "reduced": "settings are below the attack's standard ({where})",
     "published": "clean accuracy is off the published one by {value}",
 }
-SHARES = ("zero_gradient",)
+BOOKKEEPING = ("selection",)  # what the aggregates cover: long, and the page shows it anyway
+SHARES = ("zero_gradient", "nonfinite_logits")
 
 
 def trust_section(cube: xr.DataTree) -> str:
@@ -38,14 +41,22 @@ def trust_section(cube: xr.DataTree) -> str:
     found: dict[str, list[str]] = {name: [] for name in models(cube)}
     for sign in trust.signs(cube):
         found.setdefault(sign.model, []).append(describe(sign))
+    # What is true of every model is said once.
+    shared = [
+        text for text in next(iter(found.values()), []) if all(text in signs for signs in found.values())
+    ]
+    shared = shared if len(found) > 1 else []
+    found = {name: [text for text in signs if text not in shared] for name, signs in found.items()}
     clear = [name for name, signs in found.items() if not signs]
     rows: list[list[str | Cell]] = [
         [name, Cell("; ".join(signs) + ".", kind="text")] for name, signs in found.items() if signs
     ]
     parts = [
-        "<p>Every adversarial counted on this page was checked outside the attack that claimed it (label, norm, "
-        "valid range). What was found beyond that:</p>"
+        "<p>Every adversarial counted on this page was checked outside the attack that claimed it (label, "
+        "norm, valid range). What was found beyond that:</p>"
     ]
+    if shared:
+        parts.append(f"<p>Of every model it holds: {escape('; '.join(shared))}.</p>")
     if rows:
         parts.append(
             html_table(["model", "what speaks against its numbers"], rows, "Signs of doubt by model")
@@ -53,7 +64,8 @@ def trust_section(cube: xr.DataTree) -> str:
     if clear:
         names = words.listing([strong(name) for name in clear], most=20)
         parts.append(
-            f"<p>No sign against {names}. That is no proof: a stronger or adaptive attack may break more.</p>"
+            f"<p>No {'further ' if shared else ''}sign against {names}. That is no proof: a stronger or "
+            "adaptive attack may break more.</p>"
         )
     return "".join(parts)
 
@@ -83,11 +95,12 @@ def provenance_section(cube: xr.DataTree) -> str:
     frame = tables.model_table(cube)
     if len(frame.columns) > 1:
         parts.append("<h3>Models</h3>" + _frame(frame, "Models and what is known of them"))
-    flat = flatten(attributes(cube))
+    flat = flatten({key: value for key, value in attributes(cube).items() if key not in BOOKKEEPING})
     rows: list[list[str | Cell]] = [[key, Cell(value, kind="text")] for key, value in flat]
     if rows:
         parts.append(
-            "<h3>Study, versions, hashes</h3><details><summary>Everything the cube records of itself</summary>"
+            "<h3>Study, versions, hashes</h3>"
+            "<details><summary>Everything the cube records of itself</summary>"
             + html_table(["key", "value"], rows, "Attributes of the cube")
             + "</details>"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,14 +17,14 @@ class Cell:
     ----------
     text : str
         What it says (plain text).
-    note : str
-        A second, smaller line.
+    notes : tuple of str
+        Further, smaller lines.
     kind : str
         "number", "text", "missing" or "failed"; decides how it looks.
     """
 
     text: str
-    note: str = ""
+    notes: tuple[str, ...] = ()
     kind: str = "number"
 
 
@@ -45,5 +46,10 @@ def _row(row: Sequence[str | Cell]) -> str:
 
 
 def _content(cell: Cell) -> str:
-    note = f"<small>{escape(cell.note)}</small>" if cell.note else ""
-    return f"{escape(cell.text)}{note}"
+    notes = "".join(f"<small>{_breakable(note)}</small>" for note in cell.notes if note)
+    return f"{_breakable(cell.text)}{notes}"
+
+
+def _breakable(text: str) -> str:
+    """Return escaped text that may break after the marks that join the parts of a name."""
+    return re.sub(r"([_/.:,-])(?=[^\s<])", r"\1<wbr>", escape(text)) if len(text) > 12 else escape(text)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 NOT_AVAILABLE = "not available"
+SPACE = "\u00a0"  # keeps a number and its unit on one line
 NORM_NAMES = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
 
 
@@ -30,35 +31,37 @@ def percent(share: float) -> str:
     if math.isnan(share):
         return NOT_AVAILABLE
     if share in (0, 1):
-        return f"{100 * share:.0f} %"
+        return f"{100 * share:.0f}{SPACE}%"
     text = f"{100 * share:.1f}"
-    return {"0.0": "< 0.1 %", "100.0": "> 99.9 %"}.get(text, f"{text} %")
+    text = {"0.0": f"<{SPACE}0.1", "100.0": f">{SPACE}99.9"}.get(text, text)
+    return f"{text}{SPACE}%"
 
 
 def interval(lower: float, upper: float) -> str:
     """Return the ends of an interval of shares in percent."""
     if math.isnan(lower) or math.isnan(upper):
         return NOT_AVAILABLE
-    return f"{100 * lower:.1f} to {100 * upper:.1f} %"
+    return f"{100 * lower:.1f} to {100 * upper:.1f}{SPACE}%"
 
 
 def points(difference: float) -> str:
     """Return a difference of shares in percentage points."""
     value = 100 * difference
     text = f"{value:.1f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
-    return f"{text.replace('-', '−')} points"
+    return f"{text.replace('-', '−')}{SPACE}points"
 
 
 def p_value(p: float) -> str:
     """Return a p value with two digits, or that it is below one in a thousand."""
     if p < 0.001:
-        return "p < .001"
-    return "p = 1" if p > 0.995 else f"p = {p:.{3 if p < 0.1 else 2}f}".replace("0.", ".")
+        return f"p{SPACE}<{SPACE}.001"
+    text = "1" if p > 0.995 else f"{p:.{3 if p < 0.1 else 2}f}".removeprefix("0")
+    return f"p{SPACE}={SPACE}{text}"
 
 
 def level(confidence: float) -> str:
     """Return a confidence as in "95 %"."""
-    return f"{100 * confidence:.3g} %"
+    return f"{100 * confidence:.3g}{SPACE}%"
 
 
 def number(value: float) -> str:
@@ -79,8 +82,8 @@ def duration(seconds: float) -> str:
         return NOT_AVAILABLE
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+            return f"{seconds / size:.3g}{SPACE}{unit}"
+    return f"{seconds:.3g}{SPACE}s"
 
 
 def plural(count: int, noun: str) -> str:

@@ -18,8 +18,8 @@
 
   function theme() {
     return darkness.matches && !printing
-      ? { foreground: "#e8e8ea", muted: "#a6abb3", lines: "#3a3f47", background: "#16181c" }
-      : { foreground: "#1c2024", muted: "#5d6570", lines: "#dfe3e8", background: "#ffffff" };
+      ? { foreground: "#e8e8ea", muted: "#a6abb3", lines: "#3a3f47", paper: "#16181c" }
+      : { foreground: "#1c2024", muted: "#5d6570", lines: "#dfe3e8", paper: "#ffffff" };
   }
 
   function signals() {
@@ -68,6 +68,9 @@
     try {
       const full = {
         ...spec,
+        // Vega-Lite's own width "container" complains about heights that follow their rows; the patch
+        // below sets the width instead.
+        width: 300,
         params: [...(spec.params || []), ...params],
         datasets: { rows: objects(figure, panel) },
       };
@@ -76,6 +79,7 @@
         renderer: "svg",
         actions: false,
         ast: true,
+        patch: (vega) => ({ ...vega, width: element.clientWidth, autosize: { type: "fit-x", contains: "padding" } }),
         config,
         tooltip: { theme: "custom" },
       });
@@ -153,6 +157,13 @@
     if (event.target.matches("input[type=checkbox]")) refresh();
   });
   darkness.addEventListener("change", refresh);
+  let resizing = 0;
+  addEventListener("resize", () => {
+    clearTimeout(resizing);
+    resizing = setTimeout(() => {
+      for (const [element, view] of views) if (visible(element)) view.width(element.clientWidth).runAsync();
+    }, 100);
+  });
   addEventListener("beforeprint", () => {
     printing = true;
     refresh();

@@ -39,8 +39,9 @@ def _figure(cube: xr.DataTree, norm: str) -> Figure:
         name=f"classes-{norm}",
         title=f"Accuracy per class under {name} attack",
         reading=(
-            "Each cell is the share of one class's test samples that a model still gets right at ε, in percent: "
-            f"dark is low, bright is high; cells without a number are {words.NOT_AVAILABLE}.{shown}"
+            "Each cell is the share of one class's test samples that a model still gets right at ε, in "
+            "percent: dark is low, bright is high, dashed boxes without a number are "
+            f"{words.NOT_AVAILABLE}.{shown}"
         ),
         description=(
             f"Heat maps of accuracy by class and {name} epsilon, one for each model, under the first attack "
@@ -70,19 +71,17 @@ def _hardest(cube: xr.DataTree, norm: str, face: xr.Dataset) -> tuple[xr.Dataset
 
 def _rows(face: xr.Dataset, state: xr.Dataset, labels: list[str]) -> Data:
     dims = ("model", "class", "attack", "epsilon")
-    accuracy, lower, upper = (face[key].transpose(*dims).values for key in ("accuracy", "lower", "upper"))
+    numbers = np.stack([face[key].transpose(*dims).values for key in ("accuracy", "lower", "upper")])
     totals = face["total"].values
     rows: list[list[object]] = []
-    for i, j, k, m in np.ndindex(accuracy.shape):
+    for i, j, k, m in np.ndindex(numbers.shape[1:]):
         rows.append(
             [
                 str(face["model"].values[i]),
                 str(face["class"].values[j]),
                 str(face["attack"].values[k]),
                 labels[m],
-                style.rounded(accuracy[i, j, k, m], 4),
-                style.rounded(lower[i, j, k, m], 4),
-                style.rounded(upper[i, j, k, m], 4),
+                *(style.rounded(value, 4) for value in numbers[:, i, j, k, m].tolist()),
                 int(totals[j]),
                 str(state["status"].values[i, k]),
             ]
@@ -114,7 +113,7 @@ def _spec(order: list[str], labels: list[str]) -> dict[str, object]:
     missing = chosen.transform_filter("!isValid(datum.accuracy)")
     cells = known.mark_rect().encode(x=x, y=y, color=fill, tooltip=tooltip)
     holes = missing.mark_rect(
-        fill={"expr": "background"}, stroke={"expr": "muted"}, strokeWidth=0.5, strokeDash=[2, 2]
+        fill={"expr": "paper"}, stroke={"expr": "muted"}, strokeWidth=0.5, strokeDash=[2, 2]
     ).encode(x=x, y=y, tooltip=tooltip)
     numbers = known.mark_text(
         fontSize=10, opacity={"expr": "bandwidth('x') >= 19 ? 1 : 0"}, tooltip=None
@@ -143,7 +142,7 @@ def _table(cube: xr.DataTree, norm: str, face: xr.Dataset) -> str:
             share, lower, upper = (float(at[key].values[i, j]) for key in ("accuracy", "lower", "upper"))
             known = not np.isnan(share)
             note = words.interval(lower, upper) if known else ""
-            cells.append(Cell(words.percent(share), note, "number" if known else "missing"))
+            cells.append(Cell(words.percent(share), (note,), "number" if known else "missing"))
         rows.append(cells)
     names = [f"{name} ({int(n):,})" for name, n in zip(at["class"].values, at["total"].values, strict=True)]
     caption = (

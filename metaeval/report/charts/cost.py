@@ -38,8 +38,11 @@ def figures(cube: xr.DataTree) -> list[Figure]:
             x=alt.X("sum(seconds):Q", title="seconds", axis=alt.Axis(format="~s")),
             y=alt.Y("column:N", sort=order, title=None),
             color=style.colour(names),
-            order=alt.Order("model:N"),
-            tooltip=["model:N", "column:N", alt.Tooltip("sum(seconds):Q", format=".3~s", title="seconds")],
+            tooltip=[
+                "model:N",
+                "column:N",
+                alt.Tooltip("sum(seconds):Q", format=".3~s", title="seconds"),
+            ],
         )
     )
     total = float(known["seconds"].sum())
@@ -48,10 +51,12 @@ def figures(cube: xr.DataTree) -> list[Figure]:
             name="cost",
             title="What the attacks cost",
             reading=(
-                "Each bar is the time that an attack and the verification of its claims took, divided by model; "
-                f"together {words.duration(total)} of computing."
+                "Each bar is the time that an attack and the verification of its claims took, divided by "
+                f"model (those checked in the legend); all together {words.duration(total)} of computing."
             ),
-            description="Bar chart of seconds by norm and attack, stacked by model. The table beneath adds passes.",
+            description=(
+                "Bar chart of seconds by norm and attack, divided by model. The table beneath adds passes."
+            ),
             spec=style.finish(chart, height=alt.Step(24)) if not known.empty else None,
             data=Data(columns, rows),
             table=_table(costs, order),

@@ -104,7 +104,8 @@ def _spec(cube: xr.DataTree, norm: str, labels: list[str]) -> dict[str, object]:
         labelOverlap="greedy",
         grid=False,
     )
-    x = alt.X("epsilon:Q", axis=axis, title=f"perturbation size ε ({words.norm_name(norm)})")
+    span = alt.Scale(nice=False, zero=True)
+    x = alt.X("epsilon:Q", axis=axis, scale=span, title=f"perturbation size ε ({words.norm_name(norm)})")
     accuracy = alt.Axis(format="%", tickCount=5)
     scale = alt.Scale(domain=[0, 1])
     chosen = style.base().transform_filter(f"{style.CHOSEN_ATTACKS} && isValid(datum.accuracy)")
@@ -152,10 +153,10 @@ def _table(face: xr.Dataset, state: xr.Dataset, labels: list[str], name: str) ->
             share = float(at["accuracy"].values[i, k])
             if np.isnan(share):
                 reason = words.absence(str(why["status"].item()), str(why["reason"].item()))
-                cells.append(Cell(words.NOT_AVAILABLE, reason, "missing"))
+                cells.append(Cell(words.NOT_AVAILABLE, (reason,), "missing"))
             else:
                 ends = words.interval(float(at["lower"].values[i, k]), float(at["upper"].values[i, k]))
-                cells.append(Cell(words.percent(share), ends))
+                cells.append(Cell(words.percent(share), (ends,)))
         rows.append(cells)
     caption = f"Accuracy under the {attack} row of {name}, by ε; single attacks are in the CSV file"
     return html_table(["model", *(f"ε = {label}" for label in labels)], rows, caption)

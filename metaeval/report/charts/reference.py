@@ -48,12 +48,13 @@ def _figure(cube: xr.DataTree, norm: str, reference: Reference, number: int) -> 
         name=f"reference-{norm}-{number}",
         title=f"Accuracy at {name} ε = {reference.label}{inexact}",
         reading=(
-            "Each mark is the share of test samples still classified correctly, its bar the interval; the grey "
-            "tick is the clean accuracy, and the worst case counts a sample as broken if any attack breaks it."
+            "Each mark is the share of test samples still classified correctly, its bar the interval; the "
+            "grey tick is the clean accuracy, and the worst case counts a sample as broken if any attack "
+            "breaks it."
         ),
         description=(
-            f"Dot plot with intervals: accuracy of each model at {name} epsilon {reference.label}, best first, "
-            "beside its clean accuracy. The table beneath holds the numbers of every attack."
+            f"Dot plot with intervals: accuracy of each model at {name} epsilon {reference.label}, best "
+            "first, beside its clean accuracy. The table beneath holds the numbers of every attack."
         ),
         spec=_spec(cube, norm, at) if any(row[2] is not None for row in data.rows) else None,
         data=data,
@@ -101,13 +102,19 @@ def _clean_accuracy(cube: xr.DataTree) -> dict[str, float]:
 
 def _spec(cube: xr.DataTree, norm: str, at: xr.Dataset) -> dict[str, object]:
     names, attacks = models(cube), coordinate(cube, norm, "attack")
-    accuracy = at["accuracy"].sel(attack=WORST_CASE).values
-    order = np.argsort(-np.nan_to_num(accuracy, nan=-1.0), kind="stable")
-    y = alt.Y("model:N", sort=[names[i] for i in order], title=None)
+    y = alt.Y("model:N", sort=[str(at["model"].values[i]) for i in _order(at)], title=None)
     offset = alt.YOffset("attack:N", sort=attacks, scale=alt.Scale(domain={"expr": "attacks"}))
     axis = alt.Axis(format="%", tickCount=5)
     scale = alt.Scale(domain=[0, 1])
     chosen = style.base().transform_filter(f"{style.CHOSEN_ATTACKS} && isValid(datum.accuracy)")
+    absent = (
+        style.base()
+        .transform_filter(f"{style.CHOSEN_ATTACKS} && !isValid(datum.accuracy)")
+        .mark_text(align="left", dx=4, fontStyle="italic", color={"expr": "muted"})
+        .encode(
+            x=alt.XDatum(0, scale=scale, axis=axis, title="accuracy"), y=y, yOffset=offset, text="status:N"
+        )
+    )
     tick = chosen.mark_tick(thickness=2, size=16, color={"expr": "muted"}, opacity=0.9).encode(
         x=alt.X("clean:Q", axis=axis, scale=scale, title="accuracy"), y=y
     )
@@ -134,31 +141,35 @@ def _spec(cube: xr.DataTree, norm: str, at: xr.Dataset) -> dict[str, object]:
             alt.Tooltip("clean:Q", format=".1%", title="clean accuracy"),
         ],
     )
-    return style.finish(alt.layer(tick, rule, point), height=alt.Step(26, **{"for": "position"}))
+    return style.finish(alt.layer(tick, rule, point, absent), height=alt.Step(26, **{"for": "position"}))
 
 
 def _table(at: xr.Dataset, caption: str) -> str:
     attacks = [str(name) for name in at["attack"].values]
     rows: list[list[str | Cell]] = []
-    for i, model in enumerate(at["model"].values):
-        rows.append([str(model), *(_cell(at.isel(model=i, attack=j)) for j in range(len(attacks)))])
+    for i in _order(at):
+        model = str(at["model"].values[i])
+        rows.append([model, *(_cell(at.isel(model=i, attack=j)) for j in range(len(attacks)))])
     return html_table(["model", *attacks], rows, caption)
+
+
+def _order(at: xr.Dataset) -> list[int]:
+    """Return the models' positions, highest worst-case accuracy first, those without one last."""
+    accuracy = at["accuracy"].sel(attack=WORST_CASE).values
+    return [int(i) for i in np.argsort(-np.nan_to_num(accuracy, nan=-1.0), kind="stable")]
 
 
 def _cell(at: xr.Dataset) -> Cell:
     share, state, reason = float(at["accuracy"]), str(at["status"].item()), str(at["reason"].item())
     if np.isnan(share):
-        return Cell(
-            state if state != "ok" else words.NOT_AVAILABLE,
-            reason,
-            "failed" if state == "failed" else "missing",
-        )
+        kind = "failed" if state == "failed" else "missing"
+        return Cell(state if state != "ok" else words.NOT_AVAILABLE, (reason,), kind)
     notes = [words.interval(float(at["lower"]), float(at["upper"]))]
     if float(at["inferred"]) > 0:
         notes.append(f"{words.percent(float(at['inferred']))} inferred")
     if float(at["alone"]) > 0:
         notes.append(f"{int(at['alone']):,} broken by it alone")
-    return Cell(words.percent(share), "; ".join(notes))
+    return Cell(words.percent(share), tuple(notes))
 
 
 def _clean(cube: xr.DataTree) -> list[Figure]:
@@ -175,7 +186,7 @@ def _clean(cube: xr.DataTree) -> list[Figure]:
         rows.append([model, *map(style.rounded, (share, lower, upper)), int(face["total"])])
         known = not np.isnan(share)
         note = words.interval(lower, upper) if known else "pending"
-        cells.append([model, Cell(words.percent(share), note, "number" if known else "missing")])
+        cells.append([model, Cell(words.percent(share), (note,), "number" if known else "missing")])
     x = alt.X("accuracy:Q", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
     chosen = style.base().transform_filter(f"{style.CHOSEN} && isValid(datum.accuracy)")
     rule = chosen.mark_rule(strokeWidth=2).encode(
@@ -192,7 +203,10 @@ def _clean(cube: xr.DataTree) -> list[Figure]:
         Figure(
             name="clean",
             title="Clean accuracy",
-            reading="Each mark is the share of unperturbed test samples classified correctly, its bar the interval.",
+            reading=(
+                "Each mark is the share of unperturbed test samples classified correctly, its bar the "
+                "interval."
+            ),
             description="Dot plot with intervals of the clean accuracy of each model.",
             spec=style.finish(alt.layer(rule, point), height=alt.Step(26)) if drawable else None,
             data=Data(("model", "accuracy", "lower", "upper", "samples"), rows),

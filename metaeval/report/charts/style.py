@@ -18,8 +18,8 @@ SHOWN_MODELS = 8
 CHOSEN = "indexof(models, datum.model) >= 0"
 CHOSEN_ATTACKS = f"{CHOSEN} && indexof(attacks, datum.attack) >= 0"
 COVERS = (
-    "Intervals are Wilson's at {level} for each number alone. They cover the choice of the {samples} test samples, "
-    "not the strength of the attacks: a stronger attack can only lower an accuracy."
+    "Intervals are Wilson's at {level} for each number alone. They cover the choice of the {samples} test "
+    "samples, not the strength of the attacks: a stronger attack can only lower an accuracy."
 )
 
 
@@ -57,10 +57,9 @@ def base() -> alt.Chart:
     return alt.Chart(alt.NamedData(name="rows"))
 
 
-def finish(chart: Any, height: Any = None) -> dict[str, Any]:
-    """Return the specification of a chart as wide as its place on the page."""
-    properties = {"width": "container"} if height is None else {"width": "container", "height": height}
-    spec: dict[str, Any] = chart.properties(**properties).to_dict()
+def finish(chart: Any, height: Any) -> dict[str, Any]:
+    """Return the specification of a chart; the page makes it as wide as its place."""
+    spec: dict[str, Any] = chart.properties(height=height).to_dict()
     # The page brings Vega-Lite, its theme and the rows; altair's own would contradict them.
     for key in ("$schema", "config", "datasets"):
         spec.pop(key, None)
