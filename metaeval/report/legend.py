@@ -23,12 +23,20 @@ _SHAPES = {
 
 
 def legend(cube: xr.DataTree) -> str:
-    """Return the legend: every model (all checked, or the leading ones of many), every attack (the first)."""
+    """Return the legend: every model (all checked, or the leading ones of many) and every attack.
+
+    Of the attacks the worst case is checked, and all of them where a norm has no worst case yet.
+    """
     names = models(cube)
     rows = list(dict.fromkeys(row for norm in norms(cube) for row in (WORST_CASE, *attacks(cube, norm))))
     shown = leading_models(cube, names)
     model_boxes = "".join(_box("model", name, name in shown, _swatch(i)) for i, name in enumerate(names))
-    attack_boxes = "".join(_box("attack", name, i == 0, _line(i)) for i, name in enumerate(rows))
+    everything = any(
+        curves.from_cube(cube, norm)["accuracy"].sel(attack=WORST_CASE).isnull().all() for norm in norms(cube)
+    )
+    attack_boxes = "".join(
+        _box("attack", name, everything or i == 0, _line(i)) for i, name in enumerate(rows)
+    )
     buttons = "".join(
         f'<button type="button" data-{word}="model">{word}</button> ' for word in ("all", "none")
     )

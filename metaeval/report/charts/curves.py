@@ -104,7 +104,8 @@ def _spec(cube: xr.DataTree, norm: str, labels: list[str]) -> dict[str, object]:
         labelOverlap="greedy",
         grid=False,
     )
-    span = alt.Scale(nice=False, zero=True)
+    largest = float(cube.children[norm].coords["epsilon"].values.max())
+    span = alt.Scale(domain=[0, largest or 1], nice=False)
     x = alt.X("epsilon:Q", axis=axis, scale=span, title=f"perturbation size ε ({words.norm_name(norm)})")
     accuracy = alt.Axis(format="%", tickCount=5)
     scale = alt.Scale(domain=[0, 1])
