@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
 
 from metaeval.errors import StudyError, nearest
 from metaeval.sources.data.dataset import Dataset, Indices, Inputs
@@ -65,6 +68,17 @@ def open_npz(study: Study, split: str) -> Dataset:
     )
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[NpzFile]:
+    """Open a file of arrays; it is closed whatever happens, which `numpy.load` alone does not see to."""
+    with path.open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, NpzFile):
+            raise ValueError("it holds one array, without a name")
+        with arrays:
+            yield arrays
+
+
 class _Arrays:
     """The arrays of an ``.npz`` file, read one by one; damage is a problem of the study."""
 
@@ -74,10 +88,8 @@ class _Arrays:
             problem = study.problem(("data", "path"), f"there is no file {data.path}")
             raise StudyError([problem], missing=True)
         try:
-            with np.load(data.path) as file:
-                if not isinstance(file, np.lib.npyio.NpzFile):
-                    raise refuse(study, "path", f"{data.path.name} holds one array and is no .npz file")
-                self.names = list(file.files)
+            with _opened(data.path) as arrays:
+                self.names = list(arrays.files)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise refuse(study, "path", f"{data.path.name} is no .npz file, or damaged: {error}") from None
 
@@ -93,8 +105,8 @@ class _Arrays:
 
     def read(self, name: str, key: str) -> npt.NDArray[Any]:
         try:
-            with np.load(self._path) as file:
-                array: npt.NDArray[Any] = file[name]
+            with _opened(self._path) as arrays:
+                array: npt.NDArray[Any] = arrays[name]
         except ValueError as error:
             if "allow_pickle" not in str(error):
                 raise refuse(self._study, key, f"{name!r} of {self._path.name} is damaged: {error}") from None
@@ -113,7 +125,7 @@ class _Arrays:
             name = data.y.replace("{split}", split)
             # A fault in the other split's labels is reported when that split is opened.
             if name in self.names:
-                with contextlib.suppress(StudyError):
+                with suppress(StudyError):
                     highest.append(int(_labels(self._study, self.read(name, "y"), name).max(initial=-1)))
         return highest
 

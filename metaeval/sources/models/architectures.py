@@ -59,7 +59,7 @@ def cnn(
     depth: int = 2,
     width: int = 16,
     dropout: float = 0.0,
-    batch_norm: bool = False,
+    batch_norm: bool = True,
     kernel: int = 3,
 ) -> nn.Sequential:
     """Return a plain convolutional network: `depth` convolutions with ReLU, then one linear layer.
