@@ -42,7 +42,6 @@ def test_orders_are_the_same_for_ever() -> None:
     assert selection_order(labels, "stratified", 0).tolist() == [3, 8, 6, 9, 2, 7, 4, 1, 5, 0]
 
 
-
 def test_seeds_give_different_orders() -> None:
     labels = np.arange(1000) % 10
     orders = {tuple(selection_order(labels, "random", seed)) for seed in range(20)}

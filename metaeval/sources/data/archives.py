@@ -96,7 +96,8 @@ def _files(paths: list[str], folders: list[str], read: Reader) -> Files:
     """Return the listing without hidden files, and with the folders that only show in paths."""
     visible = sorted(path for path in paths if _visible(path))
     above = {str(parent) for path in visible for parent in PurePosixPath(path).parents}
-    return Files(visible, sorted(({*folders} | above) - {".", ""}), read)
+    shown = {folder for folder in folders if _visible(folder)} | above
+    return Files(visible, sorted(shown - {".", ""}), read)
 
 
 def _visible(path: str) -> bool:

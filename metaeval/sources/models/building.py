@@ -31,10 +31,15 @@ def resolve_architecture(reference: str) -> Callable[..., Any]:
         message, near = unknown("architecture", reference, ARCHITECTURES)
         hint = f"; did you mean {near!r}?" if near else ""
         raise UsageError(f"{message}, or 'module:callable'{hint}")
-    found = registry.resolve(reference)
+    try:
+        found = registry.resolve(reference)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever the module's own code does
+        raise UsageError(f"importing {reference!r} failed: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise UsageError(
-            f"{reference!r} is a {type(found).__name__}; a callable that gives a module is needed"
+            f"{reference!r} is of type {type(found).__name__}; a callable that gives a module is needed"
         )
     return found  # type: ignore[no-any-return]
 
@@ -83,7 +88,7 @@ def build_module(
     given = {"shape": shape, "classes": classes}
     module = architecture(**{name: given[name] for name in GIVEN if name in asked}, **settings)
     if not isinstance(module, nn.Module):
-        raise UsageError(f"{reference!r} gives a {type(module).__name__}, not a torch.nn.Module")
+        raise UsageError(f"{reference!r} gives type {type(module).__name__}, not a torch.nn.Module")
     return module
 
 
@@ -108,7 +113,7 @@ def check_module(
             found = f"cannot be built for inputs {shape}: {type(error).__name__}: {first}"
             continue
         if not isinstance(logits, torch.Tensor):
-            return f"{reference!r} gives a {type(logits).__name__}, not a tensor of logits"
+            return f"{reference!r} gives type {type(logits).__name__}, not a tensor of logits"
         if tuple(logits.shape) != (1, classes):
             given = f"{logits.shape[1]} logits" if logits.ndim == 2 else f"shape {tuple(logits.shape)}"
             return f"{reference!r} gives {given} for one input; the data have {classes} classes"

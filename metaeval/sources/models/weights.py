@@ -102,7 +102,7 @@ def _unpack(content: Any, path: Path) -> State:
         inner = [content.get(key) for key in NESTS] if isinstance(content, Mapping) else []
         content = next((item for item in inner if isinstance(item, Mapping)), content)
     if not isinstance(content, Mapping) or not content:
-        raise UsageError(f"{path.name} holds no state dict but a {type(content).__name__}")
+        raise UsageError(f"{path.name} holds no state dict but type {type(content).__name__}")
     others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise UsageError(f"{path.name} holds no state dict: {_listed(others)} are no tensors")
