@@ -56,7 +56,8 @@ def model_table(cube: xr.DataTree) -> pd.DataFrame:
         return pd.DataFrame(columns=["model"])
     models = norm_dataset(cube, "models").reset_coords()
     frame = pd.DataFrame({"model": [str(name) for name in models["model"].values]})
-    for name, variable in models.data_vars.items():
+    for name in sorted(models.data_vars, key=_column_order):
+        variable = models[name]
         if variable.dims != ("model",) or name == "model":
             continue
         values = [_plain(value) for value in variable.values]
@@ -97,6 +98,15 @@ def _cells(table: xr.Dataset) -> list[tuple[tuple[str, str], dict[str, str]]]:
         for i, model in enumerate(table["model"].values)
         for j, attack in enumerate(table["attack"].values)
     ]
+
+
+def _column_order(name: object) -> tuple[int, int | str]:
+    """Return where a column of the model table stands: what it is, hyper-parameters, training, hashes."""
+    first = ("family", "architecture", "source", "parameters", "published_accuracy")
+    if name in first:
+        return 0, first.index(str(name))
+    last = 3 if name in ("weights_sha256", "identity") else 2 if str(name).startswith("training_") else 1
+    return last, str(name)
 
 
 def _plain(value: object) -> object:

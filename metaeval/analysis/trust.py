@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
 import xarray as xr
 
 from metaeval.analysis import curves
 from metaeval.analysis.reading import attacks, models, norm_dataset, norms, status
+
+FOOTNOTES = ("incomplete", "reduced", "rejected_claims", "overruled", "train_mode")
+NOTABLE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,11 @@ class Sign:
     where: tuple[str, ...]
     value: float
 
+    @property
+    def serious(self) -> bool:
+        """Whether it may have made a number wrong, and not only calls for a footnote."""
+        return self.kind not in FOOTNOTES and (self.kind != "zero_gradient" or self.value >= NOTABLE_SHARE)
+
 
 def signs(cube: xr.DataTree) -> list[Sign]:
     """Return every sign against each model's robust accuracy; an empty list proves nothing."""
@@ -42,6 +52,8 @@ def signs(cube: xr.DataTree) -> list[Sign]:
         words = status(cube, norm)["status"]
         for model in group["model"].values:
             for attack in attacks(cube, norm):
+                if "reduced" in group.coords and str(group["reduced"].sel(attack=attack).item()):
+                    note(model, "reduced", norm, attack, 1.0)
                 if words.sel(model=model, attack=attack).item() != "ok":
                     note(model, "incomplete", norm, attack, 1.0)
                     continue
@@ -53,8 +65,6 @@ def signs(cube: xr.DataTree) -> list[Sign]:
                 overruled = float(place["overruled"].max()) if "overruled" in group else 0.0
                 if overruled > 0:
                     note(model, "overruled", norm, attack, overruled)
-                if "reduced" in group.coords and str(place["reduced"].item()):
-                    note(model, "reduced", norm, attack, 1.0)
     for model, difference in _published(cube).items():
         found[model, "published"] = {"clean": difference}
     order = {name: position for position, name in enumerate(models(cube))}
@@ -68,7 +78,10 @@ def _published(cube: xr.DataTree) -> dict[str, float]:
     """Return clean accuracy minus the published one, where that lies outside a 99.9 % interval."""
     if "models" not in cube.children or "published_accuracy" not in cube.children["models"].data_vars:
         return {}
-    published = norm_dataset(cube, "models")["published_accuracy"]
+    stored = norm_dataset(cube, "models")["published_accuracy"]
+    # A column that no model fills is stored as text.
+    numbers = pd.to_numeric(pd.Series(stored.values.astype(object)), errors="coerce").to_numpy(np.float64)
+    published = stored.copy(data=numbers)
     clean = curves.clean_from_cube(cube, confidence=0.999)
     differences = {}
     for model in clean["model"].values:

@@ -104,11 +104,13 @@ def _certainty(found: Lead, level: str) -> str:
             return f"{lead_text}, but not its lead over {_names(found.level)}."
         return f"{lead_text}, and so is its lead over every other model." if others > 1 else f"{lead_text}."
     size = float(comparison.detectable[pair])
-    text = (
-        f"The two cannot be told apart on {words.plural(found.samples, 'sample')} (difference "
-        f"{words.points(found.margin)}; {test}); here a difference below about {words.points(size)} "
-        "would usually go unnoticed."
+    start = (
+        "They are equal on these samples"
+        if found.margin == 0
+        else f"The two cannot be told apart on {words.plural(found.samples, 'sample')} (difference "
+        f"{words.points(found.margin)}; {test})"
     )
+    text = f"{start}; here a difference below about {words.points(size)} would usually go unnoticed."
     if len(found.level) > 1:
         text += f" Nor can {escape(found.ranking[0])} be told apart from {_names(found.level[1:])}."
     if found.beaten:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pandas as pd
@@ -58,9 +60,7 @@ def trust_section(cube: xr.DataTree) -> str:
     if shared:
         parts.append(f"<p>Of every model it holds: {escape('; '.join(shared))}.</p>")
     if rows:
-        parts.append(
-            html_table(["model", "what speaks against its numbers"], rows, "Signs of doubt by model")
-        )
+        parts.append(html_table(["model", "signs of doubt"], rows, "What speaks against a model's numbers"))
     if clear:
         names = words.listing([strong(name) for name in clear], most=20)
         parts.append(
@@ -89,6 +89,7 @@ def provenance_section(cube: xr.DataTree) -> str:
     parts = []
     frame = tables.attack_table(cube)
     if not frame.empty:
+        frame["norm"] = frame["norm"].map(words.norm_name)
         parts.append(
             "<h3>Attacks and their settings</h3>" + _frame(frame, "Attacks, settings, what is reduced")
         )
@@ -123,15 +124,24 @@ def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _frame(frame: pd.DataFrame, caption: str) -> str:
+    names = [str(name) for name in frame.columns]
     rows: list[list[str | Cell]] = []
     for row in frame.itertuples(index=False, name=None):
-        rows.append([str(row[0]), *(_value(value) for value in row[1:])])
-    return html_table([str(name).replace("_", " ") for name in frame.columns], rows, caption)
+        rows.append([str(row[0]), *(_value(*pair) for pair in zip(names[1:], row[1:], strict=True))])
+    return html_table([name.replace("_", " ") for name in names], rows, caption)
 
 
-def _value(value: Any) -> Cell:
+def _value(name: str, value: Any) -> Cell:
+    """Return a stored value: what was chosen in full, what was measured with three digits."""
     if isinstance(value, float) and value != value:
         return Cell("", kind="text")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return Cell(f"{value:.6g}" if isinstance(value, float) else f"{value:,}")
-    return Cell(str(value), kind="text")
+    if isinstance(value, float):
+        return Cell(words.number(value) if name.startswith("training_") else f"{value:.6g}")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Cell(f"{value:,}" if name == "parameters" else str(value))
+    text = str(value)
+    if re.fullmatch("[0-9a-f]{32,}", text):
+        return Cell(text, kind="hash")
+    if text.startswith("{"):  # settings, kept as JSON
+        text = ", ".join(f"{key} {part}" for key, part in flatten(json.loads(text)))
+    return Cell(text, kind="text")

@@ -20,7 +20,7 @@ class Cell:
     notes : tuple of str
         Further, smaller lines.
     kind : str
-        "number", "text", "missing" or "failed"; decides how it looks.
+        "number", "text", "hash", "missing" or "failed"; decides how it looks.
     """
 
     text: str
@@ -52,4 +52,4 @@ def _content(cell: Cell) -> str:
 
 def _breakable(text: str) -> str:
     """Return escaped text that may break after the marks that join the parts of a name."""
-    return re.sub(r"([_/.:,-])(?=[^\s<])", r"\1<wbr>", escape(text)) if len(text) > 12 else escape(text)
+    return re.sub(r"([_/:-])(?=[^\s<])", r"\1<wbr>", escape(text)) if len(text) > 12 else escape(text)

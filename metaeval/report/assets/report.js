@@ -64,7 +64,8 @@
     const { spec } = payload(figure);
     const now = signals();
     const params = Object.entries(now).map(([name, value]) => ({ name, value }));
-    params.push({ name: "label_width", value: Math.max(70, Math.min(240, element.clientWidth * 0.36)) });
+    const width = Math.max(80, Math.min(260, element.clientWidth * 0.38)); // of the names along an axis
+    params.push({ name: "label_width", value: width }, { name: "label_half", value: Math.floor(width / 14) });
     try {
       const full = {
         ...spec,

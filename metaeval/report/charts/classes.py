@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import altair as alt
 import numpy as np
 import xarray as xr
@@ -124,7 +126,14 @@ def _spec(order: list[str], labels: list[str]) -> dict[str, object]:
         color=alt.condition("datum.accuracy < 0.55", alt.value("#fff"), alt.value("#111")),
     )
     numbers = numbers.transform_calculate(percent="format(100 * datum.accuracy, '.0f')")
-    return style.finish(alt.layer(cells, holes, numbers), height=alt.Step(20))
+    # One word says why a whole map is empty.
+    corner = f"datum.class == {json.dumps(order[0])} && datum.epsilon_label == {json.dumps(labels[0])}"
+    why = (
+        missing.transform_filter(f"{corner} && datum.status != 'ok'")
+        .mark_text(align="left", fontStyle="italic", color={"expr": "muted"}, tooltip=None)
+        .encode(x=x, y=y, text="status:N")
+    )
+    return style.finish(alt.layer(cells, holes, numbers, why), height=alt.Step(20))
 
 
 def _table(cube: xr.DataTree, norm: str, face: xr.Dataset) -> str:

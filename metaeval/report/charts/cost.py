@@ -35,7 +35,7 @@ def figures(cube: xr.DataTree) -> list[Figure]:
         .transform_filter(f"{style.CHOSEN} && isValid(datum.seconds)")
         .mark_bar()
         .encode(
-            x=alt.X("sum(seconds):Q", title="seconds", axis=alt.Axis(format="~s")),
+            x=alt.X("sum(seconds):Q", title="seconds", axis=alt.Axis(format="~s", tickCount=6)),
             y=alt.Y("column:N", sort=order, title=None),
             color=style.colour(names),
             tooltip=[

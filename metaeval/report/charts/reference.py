@@ -41,7 +41,8 @@ def figures(cube: xr.DataTree) -> list[Figure]:
 
 def _figure(cube: xr.DataTree, norm: str, reference: Reference, number: int) -> Figure:
     at = tables.at_epsilon(cube, norm, reference.value, confidence(cube)).transpose("model", "attack")
-    data = _rows(cube, norm, at)
+    reduced = dict(zip(coordinate(cube, norm, "attack"), coordinate(cube, norm, "reduced"), strict=False))
+    data = _rows(cube, reduced, at)
     name, samples = words.norm_name(norm), int(at["total"])
     inexact = "" if reference.chosen else " (the study names no reference for this norm; a middle one)"
     return Figure(
@@ -58,15 +59,14 @@ def _figure(cube: xr.DataTree, norm: str, reference: Reference, number: int) -> 
         ),
         spec=_spec(cube, norm, at) if any(row[2] is not None for row in data.rows) else None,
         data=data,
-        table=_table(at, f"Accuracy at {name} ε = {reference.label} by model and attack"),
+        table=_table(at, reduced, f"Accuracy at {name} ε = {reference.label} by model and attack"),
         covers=style.COVERS.format(level=words.level(confidence(cube)), samples=f"{samples:,}"),
         open_table=True,
     )
 
 
-def _rows(cube: xr.DataTree, norm: str, at: xr.Dataset) -> Data:
+def _rows(cube: xr.DataTree, reduced: dict[str, str], at: xr.Dataset) -> Data:
     clean = _clean_accuracy(cube)
-    reduced = dict(zip(coordinate(cube, norm, "attack"), coordinate(cube, norm, "reduced"), strict=False))
     rows: list[list[object]] = []
     for i, model in enumerate(str(name) for name in at["model"].values):
         for j, attack in enumerate(str(name) for name in at["attack"].values):
@@ -102,7 +102,7 @@ def _clean_accuracy(cube: xr.DataTree) -> dict[str, float]:
 
 def _spec(cube: xr.DataTree, norm: str, at: xr.Dataset) -> dict[str, object]:
     names, attacks = models(cube), coordinate(cube, norm, "attack")
-    y = alt.Y("model:N", sort=[str(at["model"].values[i]) for i in _order(at)], title=None)
+    y = style.model_axis([str(at["model"].values[i]) for i in _order(at)])
     offset = alt.YOffset("attack:N", sort=attacks, scale=alt.Scale(domain={"expr": "attacks"}))
     axis = alt.Axis(format="%", tickCount=5)
     scale = alt.Scale(domain=[0, 1])
@@ -144,13 +144,14 @@ def _spec(cube: xr.DataTree, norm: str, at: xr.Dataset) -> dict[str, object]:
     return style.finish(alt.layer(tick, rule, point, absent), height=alt.Step(26, **{"for": "position"}))
 
 
-def _table(at: xr.Dataset, caption: str) -> str:
+def _table(at: xr.Dataset, reduced: dict[str, str], caption: str) -> str:
     attacks = [str(name) for name in at["attack"].values]
     rows: list[list[str | Cell]] = []
     for i in _order(at):
         model = str(at["model"].values[i])
         rows.append([model, *(_cell(at.isel(model=i, attack=j)) for j in range(len(attacks)))])
-    return html_table(["model", *attacks], rows, caption)
+    header = [f"{name} (reduced)" if reduced.get(name) else name for name in attacks]
+    return html_table(["model", *header], rows, caption)
 
 
 def _order(at: xr.Dataset) -> list[int]:
@@ -192,11 +193,11 @@ def _clean(cube: xr.DataTree) -> list[Figure]:
     rule = chosen.mark_rule(strokeWidth=2).encode(
         x=alt.X("lower:Q", title="accuracy"),
         x2="upper:Q",
-        y=alt.Y("model:N", title=None),
+        y=style.model_axis(names),
         color=style.colour(names),
     )
     point = chosen.mark_point(filled=True, size=70, opacity=1).encode(
-        x=x, y="model:N", color=style.colour(names), shape=style.shape(names)
+        x=x, y=style.model_axis(names), color=style.colour(names), shape=style.shape(names)
     )
     drawable = any(row[1] is not None for row in rows)
     return [

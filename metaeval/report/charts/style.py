@@ -52,6 +52,13 @@ def dashes(attacks: Sequence[str]) -> alt.StrokeDash:
     return alt.StrokeDash("attack:N", scale=scale, legend=None)
 
 
+def model_axis(order: Sequence[str]) -> alt.Y:
+    """Return models along the vertical axis; long names lose their middle, since their ends differ."""
+    start, end = "slice(datum.label, 0, label_half)", "slice(datum.label, -label_half)"
+    shortened = f"length(datum.label) > 2 * label_half ? {start} + '…' + {end} : datum.label"
+    return alt.Y("model:N", sort=list(order), title=None, axis=alt.Axis(labelExpr=shortened))
+
+
 def base() -> alt.Chart:
     """Return a chart of the figure's own rows."""
     return alt.Chart(alt.NamedData(name="rows"))
