@@ -1,0 +1,171 @@
+"""Families of models: every combination of a grid once, and every mistake at its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metaeval.sources.models.train import _written
+
+CNN = 'source = "train"\narchitecture = "cnn"\n'
+PLACE = "models[0].architecture"
+MLP = 'source = "train"\narchitecture = "mlp"\n'
+
+
+def names(entries: list[Any]) -> list[str]:
+    return [entry.name for entry in entries]
+
+
+def test_every_combination_is_one_model(write_study: Any, entries: Any) -> None:
+    grid = 'grid = { depth = [1, 2], optimizer = ["sgd", "adam"], learning_rate = [0.1, "1/1000"] }'
+    found = entries(write_study('source = "digits"', f"{CNN}epochs = 3\n{grid}", seed=5))
+    assert names(found)[:3] == [
+        "cnn-depth=1-sgd-learning_rate=0.1",
+        "cnn-depth=1-sgd-learning_rate=0.001",
+        "cnn-depth=1-adam-learning_rate=0.1",
+    ]
+    assert len({entry.identity for entry in found}) == len(found) == 8
+    assert found[0].settings == {
+        "depth": 1,
+        "width": 16,
+        "dropout": 0.0,
+        "batch_norm": True,
+        "kernel": 3,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "batch_size": 64,
+        "epochs": 3,
+        "seed": 5,
+        "adversarial_epsilon": 0.0,
+    }
+    assert found[0].needs_training
+    assert found[0].training.passes(100) == (300, 300)
+
+
+def test_what_does_not_apply_makes_no_second_model(write_study: Any, entries: Any) -> None:
+    grid = (
+        'grid = { adversarial_norm = ["linf", "l2"], adversarial_epsilon = [0, "8/255"], '
+        'optimizer = ["adam", "sgd"], momentum = [0, 0.9] }'
+    )
+    found = entries(write_study('source = "digits"', MLP + 'name = "m"\n' + grid))
+    assert set(names(found)) == {
+        "m-adam-adversarial_epsilon=0",
+        "m-sgd-momentum=0-adversarial_epsilon=0",
+        "m-sgd-momentum=0.9-adversarial_epsilon=0",
+        "m-adam-linf-adversarial_epsilon=8_255",
+        "m-sgd-momentum=0-linf-adversarial_epsilon=8_255",
+        "m-sgd-momentum=0.9-linf-adversarial_epsilon=8_255",
+        "m-adam-l2-adversarial_epsilon=8_255",
+        "m-sgd-momentum=0-l2-adversarial_epsilon=8_255",
+        "m-sgd-momentum=0.9-l2-adversarial_epsilon=8_255",
+    }
+    assert len(found) == len({entry.identity for entry in found}) == 9
+    (robust,) = [entry for entry in found if entry.name == "m-adam-l2-adversarial_epsilon=8_255"]
+    assert robust.settings["adversarial_steps"] == 7
+    assert robust.training.passes(10) == (10 * 20 * 8, 10 * 20 * 8)
+
+
+def test_a_longer_grid_renames_nothing(write_study: Any, entries: Any) -> None:
+    short = entries(write_study('source = "digits"', MLP + "grid = { seed = [1], width = [8] }"))
+    long = entries(write_study('source = "digits"', MLP + "grid = { width = [4, 8], seed = [0, 1] }"))
+    assert {(entry.name, entry.identity) for entry in short} < {
+        (entry.name, entry.identity) for entry in long
+    }
+
+
+def test_a_default_is_the_same_model_when_it_is_written(write_study: Any, entries: Any) -> None:
+    written = 'name = "w"\nwidth = 128\noptimizer = "adam"\nlearning_rate = "3/1000"\nseed = 0\n'
+    in_settings = 'name = "s"\narchitecture_settings = { width = 128 }\n'
+    long = MLP.replace('"mlp"', '"metaeval.sources.models.architectures:mlp"') + 'name = "l"'
+    found = entries(write_study('source = "digits"', MLP, MLP + written, MLP + in_settings, long))
+    assert len({entry.identity for entry in found}) == 1
+    assert {entry.family for entry in found} == {"mlp", "metaeval.sources.models.architectures:mlp"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.1, "0.1"),
+        (8 / 255, "8_255"),
+        (1 / 3, repr(1 / 3)),
+        (True, "yes"),
+        (3, "3"),
+        ("l2", "l2"),
+    ],
+)
+def test_values_in_names(value: Any, text: str) -> None:
+    assert _written(value) == text
+
+
+def test_all_mistakes_of_all_tables_are_found_at_once(write_study: Any, entries: Any, problems: Any) -> None:
+    tables = [
+        'source = "train"\narchitecture = "cmn"\n',
+        MLP + "kernel = 3\n",
+        MLP + 'name = "b"\ngrid = { batch_norm = [true, false] }\n',
+        MLP + 'name = "c"\nmomentum = 0.9\n',
+        MLP + 'name = "d"\nadversarial_epsilon = 0\nadversarial_steps = 3\n',
+        MLP + 'name = "e"\nwidth = 3\narchitecture_settings = { width = 3, widht = 4 }\n',
+        CNN + "kernel = 4\n",
+        MLP + "name = 'ok'",
+        MLP + "name = 'ok'",
+    ]
+    study = write_study('source = "digits"', *tables)
+    first, *others = problems(study, lambda: entries(study))
+    assert (
+        first == f"{PLACE}: unknown architecture 'cmn'; allowed: cnn, lenet_small, mlp, or 'module:callable'"
+    )
+    assert others == [
+        "models[1].kernel: mlp has no setting 'kernel'; it has: depth, dropout, width",
+        "models[2].grid.batch_norm: mlp has no setting 'batch_norm'; it has: depth, dropout, width",
+        "models[3].momentum: has no effect: none of the optimizers of these models takes it",
+        "models[4].adversarial_steps: has no effect: adversarial_epsilon is 0 for all of these models",
+        "models[5].architecture_settings.widht: "
+        "unknown setting of mlp 'widht'; allowed: depth, dropout, width",
+        "models[5].width: given in architecture_settings too; write width once",
+        "models[6].architecture: cnn needs an odd kernel, got 4",
+        "models[8].name: models[7] has a model 'ok' too; set name to tell them apart",
+    ]
+
+
+def test_vectors_are_no_images(write_study: Any, entries: Any, problems: Any, tmp_path: Path) -> None:
+    arrays = {f"x_{split}": np.zeros((4, 9)) for split in ("train", "test")}
+    labels = {f"y_{split}": [0, 1, 0, 1] for split in ("train", "test")}
+    np.savez(tmp_path / "d.npz", **arrays, **labels)
+    study = write_study('source = "npz"\npath = "d.npz"', CNN, MLP)
+    (problem,) = problems(study, lambda: entries(study))
+    assert (
+        problem
+        == "models[0].architecture: cnn takes images (channels, height, width), the data have inputs (9,)"
+    )
+
+
+def test_training_data_must_be_there_and_alike(
+    write_study: Any, entries: Any, problems: Any, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "d.npz", x_test=np.zeros((4, 8, 8)), y_test=[0, 1, 0, 1])
+    study = write_study('source = "npz"\npath = "d.npz"')
+    (problem,) = problems(study, lambda: entries(study))
+    assert problem.startswith("data.train_split: d.npz has no array 'x_train'")
+    split = {"x_train": np.zeros((2, 9, 9)), "y_train": [0, 1]}
+    np.savez(tmp_path / "d.npz", x_test=np.zeros((4, 8, 8)), y_test=[0, 1, 0, 1], **split)
+    (problem,) = problems(study, lambda: entries(study))
+    assert problem == "data.train_split: inputs of the split 'train' are (1, 9, 9), those of 'test' (1, 8, 8)"
+
+
+def test_classes_of_both_splits_must_have_the_same_names(
+    write_study: Any, entries: Any, problems: Any, tmp_path: Path
+) -> None:
+    for name in ("test/cat", "test/dog", "train/cat", "train/hound"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "images" / name / "0.png")
+    study = write_study('source = "images"\npath = "images"')
+    assert problems(study, lambda: entries(study)) == [
+        "data.train_split: classes of 'train' and 'test' differ: 2 and 2, differing in dog, hound"
+    ]
