@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from metaeval.errors import MetaevalError, MissingInputError, UsageError
+
+if TYPE_CHECKING:
+    from metaeval.study.schema import Study
 
 app = typer.Typer(
     add_completion=False,
@@ -91,9 +95,8 @@ def run(
 ) -> None:
     """Evaluate a study into its cube, continuing where an earlier run stopped, and write the report."""
     from metaeval.runner.run import run_study
-    from metaeval.study.load import load_study
 
-    loaded = load_study(study)
+    loaded = load(study)
     try:
         summary = run_study(
             loaded,
@@ -108,10 +111,9 @@ def run(
     except KeyboardInterrupt:
         print(f"\ninterrupted; finished tasks are kept. To continue: {resume_command()}", file=sys.stderr)
         raise typer.Exit(130) from None
-    from metaeval.cube.opening import open_cube
     from metaeval.report.page import write_report
 
-    page = write_report(open_cube(summary.directory), summary.directory / "report.html")
+    page = write_report(summary.directory, summary.directory / "report.html")
     if as_json:
         print(json.dumps({**summary.as_dict(), "report": str(page)}, indent=2))
     elif not quiet:
@@ -138,16 +140,14 @@ def report(
     ] = None,
 ) -> None:
     """Turn a cube into one static page."""
-    from metaeval.cube.aggregate import rebuild
-    from metaeval.cube.opening import open_cube
     from metaeval.report.page import write_report
 
-    folders = [locate(place) for place in places or [None]]
+    folders = [locate(place) for place in places] if places else [locate(None)]
     if output and len(folders) > 1:
         raise UsageError("--output takes one page, so name one study or cube")
     for folder in folders:
-        rebuild(folder)
-        print(write_report(open_cube(folder), output or folder / "report.html"))
+        refresh(folder)
+        print(write_report(folder, output or folder / "report.html"))
 
 
 @app.command()
@@ -155,10 +155,9 @@ def check(study: StudyPath, as_json: AsJson = False) -> None:
     """Check a study file, its data and its models, without computing anything."""
     from metaeval.errors import StudyError
     from metaeval.runner.prepare import prepare
-    from metaeval.study.load import load_study
 
     try:
-        plan = prepare(load_study(study)).plan
+        plan = prepare(load(study)).plan
     except StudyError as error:
         if as_json:
             print(json.dumps([vars(problem) for problem in error.problems], indent=2))
@@ -183,11 +182,12 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what will run, what is done already, and what it will cost."""
+    from metaeval.runner.devices import choose_device
     from metaeval.runner.forecast import forecast
     from metaeval.runner.prepare import prepare
-    from metaeval.study.load import load_study
 
-    expected = forecast(prepare(load_study(study), only=only, limit=limit), output=output, device=device)
+    prepared = prepare(load(study), only=only, limit=limit)
+    expected = forecast(prepared, directory=output or prepared.study.output, device=choose_device(device))
     print(json.dumps(expected.as_dict(), indent=2) if as_json else expected.text())
 
 
@@ -196,7 +196,7 @@ def status(place: Place = None, as_json: AsJson = False) -> None:
     """Show, for every model and attack of a cube, what is done, pending and failed."""
     from metaeval.cube.status import status as read_status
 
-    rows = read_status(locate(place))
+    rows = [asdict(row) for row in read_status(locate(place))]
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
@@ -206,10 +206,12 @@ def status(place: Place = None, as_json: AsJson = False) -> None:
 @app.command()
 def verify(place: Place = None) -> None:
     """Check every finished task of a cube against its record; exit code 3 if anything differs."""
+    from metaeval.cube.locks import Lock
     from metaeval.cube.verify import verify as find_differences
 
     folder = locate(place)
-    findings = find_differences(folder)
+    with Lock(folder, "layout", exclusive=False, wait=60):
+        findings = find_differences(folder)
     for finding in findings:
         print(finding)
     if findings:
@@ -237,6 +239,29 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
+def load(path: Path) -> Study:
+    """Load a study, with unknown attacks among the problems that are reported at once."""
+    from metaeval.attacks.catalogue import names
+    from metaeval.study.load import load_study
+
+    return load_study(path, attacks=names())
+
+
+def refresh(folder: Path) -> None:
+    """Rebuild the aggregates of a cube whose journal has changed since they were written."""
+    from metaeval.cube.aggregate import rebuild
+    from metaeval.cube.locks import Lock
+    from metaeval.cube.store import CubeStore
+
+    store = CubeStore.open(folder)
+    selection = store.selection()
+    if selection is None:
+        raise MissingInputError(f"the cube in {folder} holds no study yet; `metaeval run` fills it")
+    if store.attributes().get("journal") != store.journal.digest():
+        with Lock(folder, "layout", wait=60):
+            rebuild(store, selection)
+
+
 def locate(place: Path | None) -> Path:
     """Return the folder of a study's, a cube's or the newest results.
 
@@ -251,9 +276,7 @@ def locate(place: Path | None) -> Path:
             raise MissingInputError("no cube under reports/; name a study, a cube or its folder")
         return cubes[-1].parent.parent
     if place.suffix == ".toml":
-        from metaeval.study.load import load_study
-
-        folder = load_study(place).output
+        folder = load(place).output
     else:
         folder = place.parent if place.name == "cube.zarr" else place
     if not (folder / "cube.zarr").is_dir():

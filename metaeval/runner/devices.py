@@ -59,11 +59,11 @@ def find_batch_size(module: torch.nn.Module, shape: tuple[int, ...], device: tor
     if device.type == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * CPU_MEMORY_SHARE
         fitting = min(CPU_ELEMENTS // int(np.prod(shape)), int(memory / _activation_bytes(module, shape)))
-        return min(LARGEST_BATCH, 2 ** int(np.log2(max(fitting, 1))))
+        return int(min(LARGEST_BATCH, 2 ** int(np.log2(max(fitting, 1)))))
     small, large = (_peak_memory(module, shape, device, n) for n in (4, 8))
     per_sample = max((large - small) / 4, 1.0)
     free = torch.cuda.mem_get_info(device)[0] * MEMORY_SHARE
-    return int(np.clip(2 ** int(np.log2(max(free / per_sample, 1))), 1, LARGEST_BATCH))
+    return min(2 ** int(np.log2(max(free / per_sample, 1))), LARGEST_BATCH)
 
 
 def _activation_bytes(module: torch.nn.Module, shape: tuple[int, ...]) -> int:
@@ -89,7 +89,7 @@ def _peak_memory(module: torch.nn.Module, shape: tuple[int, ...], device: torch.
     torch.cuda.reset_peak_memory_stats(device)
     x = torch.rand(n, *shape, device=device, requires_grad=True)
     torch.autograd.grad(module(x).sum(), x)
-    return torch.cuda.max_memory_allocated(device)
+    return int(torch.cuda.max_memory_allocated(device))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from metaeval.cube.journal import Journal
+from metaeval.cube.journal import Journal, covers
 from metaeval.cube.journal import Task as Key
+from metaeval.runner.cache import is_trained
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import duration
 from metaeval.study.plan import Cost, Task
@@ -140,7 +141,8 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         tasks = prepared.tasks(entry.name)
         open_tasks = [task for task in tasks if not _recorded(journal, task, prepared)]
         cost = sum((task.cost for task in open_tasks), Cost())
-        training = Cost() if not entry.needs_training or not tasks else Cost(*prepared.training_passes(entry))
+        to_train = entry.needs_training and not is_trained(entry, prepared.training_data)
+        training = prepared.training_cost(entry) if tasks and to_train else Cost()
         models[entry.name] = ModelForecast(
             entry.name,
             speeds[entry.architecture_identity],
@@ -193,11 +195,9 @@ def _seconds(work: Callable[[], None]) -> float:
 
 def _recorded(journal: Journal, task: Task, prepared: Prepared) -> bool:
     record = journal.read(Key(task.model, task.attack.norm, task.attack.attack, task.shard))
-    if record is None:
-        return False
-    hashes = tuple(prepared.samples.hashes[task.start : task.stop])
-    wanted = {epsilon.value for epsilon in task.attack.epsilons}
-    return record.sample_hashes[: len(hashes)] == hashes and wanted <= set(record.epsilons)
+    hashes = prepared.samples.hashes[task.start : task.stop]
+    wanted = [epsilon.value for epsilon in task.attack.epsilons]
+    return record is not None and covers(record, record.identity, hashes, wanted)
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> list[str]:

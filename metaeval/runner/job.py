@@ -13,7 +13,7 @@ import torch
 
 from metaeval.cube.locks import Lock
 from metaeval.cube.store import CubeStore
-from metaeval.runner.cache import cache_directory
+from metaeval.runner.cache import cache_directory, is_trained
 from metaeval.runner.devices import find_batch_size, pin_precision
 from metaeval.runner.forecast import Forecast, Speed, forecast
 from metaeval.runner.prepare import Prepared
@@ -85,14 +85,16 @@ class Job:
 
     def run(self, *, quiet: bool) -> None:
         """Do all tasks, committing each; the aggregates are rebuilt also when interrupted."""
-        entries = [entry for entry in self.prepared.entries if self.prepared.tasks(entry.name)]
         self._lay_out()
         log_event(self.store.directory, "start", study=study_hash(self.study), versions=versions())
         expected = forecast(self.prepared, directory=self.store.directory, device=self.device)
         try:
             with Progress(expected.seconds, quiet=quiet) as self.progress:
-                for entry in entries:
-                    self._run_model(entry, expected)
+                for entry in self.prepared.entries:
+                    if self.prepared.tasks(entry.name):
+                        self._run_model(entry, expected)
+                    else:
+                        self._recall(entry)
         finally:
             publish(self.store, self.prepared, self.loaded, self.identities)
 
@@ -115,7 +117,7 @@ class Job:
         tasks = self.prepared.tasks(entry.name)
         share = expected.models[entry.name]
         try:
-            model = self._obtain(entry, share.training_seconds)
+            model = self._obtain(entry, share.speed.seconds(share.training))
             clean, forwards = run_clean(
                 entry.name, model.module, model.identity, self.samples, self.store, device=self.device
             )
@@ -124,7 +126,7 @@ class Job:
                 self._fail(task, error)
             return
         self.summary.verification += forwards
-        self.loaded[entry.name] = model
+        self._know(entry, model)
         size = self.batch_size or find_batch_size(model.module, self.samples.x.shape[1:], self.device)
         for task in tasks:
             self.progress.begin(_title(task), share.speed.seconds(task.cost))
@@ -133,7 +135,25 @@ class Job:
             except Exception as error:
                 self._fail(task, error)
         self.progress.finish()
-        model.module.to("meta")  # its numbers are in the cube; its weights would fill the memory
+        model.module.to(
+            "meta"
+        )  # what is still asked of it is its description; its weights would fill the memory
+
+    def _know(self, entry: ModelEntry, model: LoadedModel) -> None:
+        """Note whose numbers the cube may show for a model."""
+        self.loaded[entry.name] = model
+        for task in self.plan.tasks(entry.name):
+            self.identities[entry.name, task.attack.norm, task.attack.attack] = self.identity(task, model)
+
+    def _recall(self, entry: ModelEntry) -> None:
+        """Identify a model of which no task was asked for, if that takes no training."""
+        try:
+            if not entry.needs_training:
+                self._know(entry, load_model(entry))
+            elif is_trained(entry, self.prepared.training_data):
+                self._know(entry, self._obtain(entry, 0.0))
+        except Exception as error:
+            self.progress.note(f"{entry.name}: {error}")
 
     def _obtain(self, entry: ModelEntry, predicted: float) -> LoadedModel:
         if not entry.needs_training:
@@ -148,7 +168,7 @@ class Job:
 
         return train_model(
             entry,
-            self.prepared.training_data(),
+            self.prepared.training_data,
             cache_directory(),
             device=self.device,
             progress=trained,
@@ -173,7 +193,7 @@ class Job:
             result = run_task(
                 task,
                 model.module,
-                self.identity(task, model),
+                self.identities[task.model, task.attack.norm, task.attack.attack],
                 self.samples,
                 self.store,
                 seed=self.study.study.seed,

@@ -5,16 +5,19 @@ from __future__ import annotations
 import fnmatch
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 
 from metaeval.attacks import catalogue
 from metaeval.errors import Problem, StudyError, UsageError, unknown
-from metaeval.sources.data import Samples, open_data, take
+from metaeval.sources.data import Dataset, Samples, open_data, take
 from metaeval.sources.models import ModelEntry, expand_models
 from metaeval.study.plan import AttackPlan, Cost, Plan, Task
 from metaeval.study.schema import Study
 
+DEFAULT_CLASSES = 10  # for costs of a study whose data could not be opened; it is refused anyway
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """A study with its plan, its samples and its models, none of them loaded or trained yet."""
 
@@ -23,6 +26,15 @@ class Prepared:
     samples: Samples
     entries: tuple[ModelEntry, ...]
     only: str | None = None
+
+    @cached_property
+    def training_data(self) -> Dataset:
+        """The data that models are trained on; opened at first use."""
+        return open_data(self.study, self.study.data.train_split)
+
+    def training_cost(self, entry: ModelEntry) -> Cost:
+        """Return the passes that training a model takes, nothing if it is only loaded."""
+        return Cost(*entry.training.passes(len(self.training_data))) if entry.training else Cost()
 
     def tasks(self, model: str) -> list[Task]:
         """Return the tasks of one model that were asked for."""
@@ -55,6 +67,8 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
         data = open_data(study, study.data.split)
         samples = take(study, data, limit=limit)
         entries = expand_models(study, classes=len(data.class_names), shape=data.shape)
+        if any(entry.needs_training for entry in entries):
+            open_data(study, study.data.train_split)
     except StudyError as error:
         problems += error.problems
         missing = error.exit_code == 4
@@ -70,36 +84,42 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
 
 
 def plan_attacks(study: Study, *, classes: int | None) -> tuple[list[AttackPlan], list[Problem]]:
-    """Return the attacks of all threat models, and what is wrong with them for this number of classes."""
+    """Return the attacks of all threat models, and what is wrong with them.
+
+    Parameters
+    ----------
+    classes : int or None
+        Number of classes; None where the data could not be opened.
+    """
     attacks: list[AttackPlan] = []
     problems: list[Problem] = []
     for i, threat in enumerate(study.threat_models):
-        given = {table.name: (k, dict(table.settings)) for k, table in enumerate(threat.attack)}
+        given = {table.name: (k, table.settings) for k, table in enumerate(threat.attack)}
         for j, name in enumerate(threat.attacks):
-            place: tuple[str | int, ...] = ("threat_models", i, "attacks", j)
+            place = ("threat_models", i, "attacks", j)
             if name not in catalogue.names():
                 problems.append(study.problem(place, *unknown("attack", name, catalogue.names())))
                 continue
             spec = catalogue.get(name)
-            k, chosen = given.get(name, (None, {}))
-            for key in [key for key in chosen if key not in spec.settings]:
-                message, near = unknown(f"setting of {name}", key, spec.settings)
-                if key in ("epsilon", "epsilons", "eps"):
-                    message, near = "every attack takes its epsilons from the threat model", None
-                problems.append(study.problem(("threat_models", i, "attack", k, key), message, near))
-                del chosen[key]
             reason = catalogue.problems(spec, norm=threat.norm, classes=classes)
-            if reason is None and not any(epsilon.value > 0 for epsilon in threat.epsilons):
+            levels = sum(epsilon.value > 0 for epsilon in threat.epsilons)
+            if reason is None and levels == 0:
                 reason = f"{name} needs an epsilon above 0"
             if reason:
                 problems.append(study.problem(place, reason))
                 continue
-            try:
-                settings = catalogue.resolve_settings(spec, chosen)
-            except UsageError as error:
-                problems.append(study.problem(("threat_models", i, "attack", k), str(error)))
+            table, chosen = given.get(name, (0, {}))
+            wrong = catalogue.setting_problems(spec, chosen)
+            for key, message, suggestion in wrong:
+                problems.append(
+                    study.problem(("threat_models", i, "attack", table, key), message, suggestion)
+                )
+            if wrong:
                 continue
-            levels = sum(epsilon.value > 0 for epsilon in threat.epsilons)
+            settings = catalogue.resolve_settings(spec, chosen)
+            cost = catalogue.cost(
+                spec, settings, classes=classes or DEFAULT_CLASSES, levels=levels, search=threat.search
+            )
             attacks.append(
                 AttackPlan(
                     norm=threat.norm,
@@ -109,7 +129,7 @@ def plan_attacks(study: Study, *, classes: int | None) -> tuple[list[AttackPlan]
                     settings=settings,
                     reduced="; ".join(catalogue.reduced(spec, settings)),
                     epsilons=threat.epsilons,
-                    cost=Cost(*catalogue.cost(spec, settings, classes=classes or 10, levels=levels)),
+                    cost=Cost(*cost),
                 )
             )
     return attacks, problems

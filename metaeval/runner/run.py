@@ -67,5 +67,5 @@ def run_study(
         job = Job(prepared, CubeStore.open_or_create(directory), choose_device(device), batch_size, verbose)
         job.run(quiet=quiet)
         job.summary.seconds = time.monotonic() - started
-        log_event(directory, "end", **job.summary.as_dict())
+        log_event(directory, "end", summary=job.summary.as_dict())
     return job.summary

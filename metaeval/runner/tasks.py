@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import torch
 from metaeval.attacks import catalogue, sweeping
 from metaeval.attacks.column import Known
 from metaeval.attacks.verify import Evaluator, predictions
+from metaeval.cube.journal import covers
 from metaeval.cube.store import Column, CubeStore
 from metaeval.runner.devices import with_shrinking_batch
 from metaeval.runner.records import versions
@@ -43,12 +44,11 @@ def run_task(
     old = store.read_column(task.model, attack.norm, attack.attack, task.shard, identity)
     done: list[float] = []
     if old is not None:
-        done = list(old.record.epsilons)
-        if len(old.record.sample_hashes) >= len(hashes) and set(wanted) <= set(done):
+        if covers(old.record, identity, hashes, wanted):
             return None
+        done = list(old.record.epsilons)
     levels = done + [epsilon for epsilon in wanted if epsilon not in done]
-    stored = store.epsilons(attack.norm)
-    positions = [int(np.flatnonzero(stored == level)[0]) for level in levels]
+    positions = store.levels(attack.norm, levels).tolist()
 
     started = time.monotonic()
     result = with_shrinking_batch(
@@ -71,7 +71,7 @@ def run_task(
         batch_size,
         on_shrink,
     )
-    cells = np.zeros((len(hashes), len(stored)), dtype=np.uint8)
+    cells = np.zeros((len(hashes), len(store.epsilons(attack.norm))), dtype=np.uint8)
     cells[:, positions] = result.cells
     forwards, backwards = result.forwards.copy(), result.backwards.copy()
     seconds, verification, flags = time.monotonic() - started, result.verification, result.flags
@@ -139,7 +139,7 @@ def run_clean(
     return np.concatenate(found), evaluator.forwards
 
 
-def _known(column: Column, epsilons: list[float], positions: list[int], rows: int) -> Known:
+def _known(column: Column, epsilons: list[float], positions: Sequence[int], rows: int) -> Known:
     """Return what is stored for the first `rows` samples; NaN where a sample is new."""
     kept = min(len(column.distance), rows)
 

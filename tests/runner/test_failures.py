@@ -9,7 +9,7 @@ import stat
 import numpy as np
 import pytest
 import torch
-from conftest import Counted
+from counted import Counted
 
 import metaeval
 from metaeval.runner.devices import choose_device, find_batch_size, with_shrinking_batch
@@ -41,9 +41,7 @@ def test_a_failed_task_is_failed_and_not_robust(counted: Counted) -> None:
 def test_failed_tasks_are_tried_again(counted: Counted) -> None:
     study = str(counted.write({"one": "", "two": "fail_when_attacked = true"}))
     counted.metaeval("run", study, expect=3)
-    (counted.folder / "networks.py").write_text(
-        (counted.folder / "networks.py").read_text().replace("raise RuntimeError", "pass; str")
-    )
+    (counted.folder / "repaired").touch()
     result = counted.metaeval("run", study)
     assert "1 tasks computed, 1 reused" in result.stdout
     linf = metaeval.open_cube(counted.folder / "reports" / "counted")["linf"].to_dataset()

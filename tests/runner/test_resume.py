@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import Counted
+from counted import Counted
 
 import metaeval
 
