@@ -223,3 +223,13 @@ def test_a_verdict_does_not_depend_on_what_is_verified_beside_it():
     assert evaluator.forwards == 96
     assert torch.equal(evaluator.logits(x[:32]), whole[:32])
     torch.testing.assert_close(evaluator.logits(x[3:7]), whole[3:7])
+
+
+def test_the_library_s_mean_over_the_batch_leaves_gradients_alone(world):
+    model, x, y, _ = world
+    batch = x.clone().requires_grad_()
+    loss = nn.CrossEntropyLoss()(adapter.SummedLoss(model, y)(batch), y)
+    alone = x.clone().requires_grad_()
+    losses = [nn.CrossEntropyLoss()(model(alone[i : i + 1]), y[i : i + 1]) for i in range(len(x))]
+    expected = torch.autograd.grad(sum(losses), alone)[0]
+    assert torch.equal(torch.autograd.grad(loss, batch)[0], expected)
