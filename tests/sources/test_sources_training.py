@@ -45,6 +45,10 @@ def test_the_seed_decides_whatever_ran_before(write_study: Any, entries: Any, tm
     assert equal(weights(alone), weights(again))
     assert alone.identity == again.identity
     assert alone.weights_sha256 == again.weights_sha256
+    torch.set_num_threads(2)
+    assert equal(weights(alone), weights(train_model(first, digits, tmp_path / "c")))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
     different = train_model(other, digits, tmp_path / "b")
     assert not equal(weights(alone), weights(different))
 

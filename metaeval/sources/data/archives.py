@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import os
 import tarfile
 import zipfile
 import zlib
@@ -11,8 +12,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-# What reading a damaged archive raises.
-DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+# What reading a damaged archive raises. ValueError: names that are not text; RuntimeError: an encrypted
+# archive or an unknown compression.
+DAMAGE: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 Reader = Callable[[Iterable[str]], Iterator[bytes]]
 BLOCK = 512  # bytes; a tar file ends with two blocks of zeros
@@ -42,8 +53,8 @@ def open_files(path: Path) -> Files:
 
     Raises
     ------
-    OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError
-        If an archive is damaged or none of these; `DAMAGE` names them all.
+    DAMAGE
+        One of these errors if an archive is damaged or none of these.
     """
     if path.is_dir():
         return _folder(path)
@@ -54,9 +65,12 @@ def open_files(path: Path) -> Files:
 
 
 def _folder(root: Path) -> Files:
-    found = [entry for entry in root.rglob("*") if entry.is_file() or entry.is_dir()]
-    paths = [entry.relative_to(root).as_posix() for entry in found if entry.is_file()]
-    folders = [entry.relative_to(root).as_posix() for entry in found if entry.is_dir()]
+    paths: list[str] = []
+    folders: list[str] = []
+    for folder, inner, names in os.walk(root, followlinks=True):  # class folders are often links
+        place = Path(folder).relative_to(root)
+        paths += [(place / name).as_posix() for name in names]
+        folders += [(place / name).as_posix() for name in inner]
     return _files(paths, folders, lambda names: ((root / name).read_bytes() for name in names))
 
 

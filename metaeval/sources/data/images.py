@@ -21,6 +21,8 @@ ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".ti
 SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # others lose something when they are converted
 
+UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, SyntaxError)  # the last is Pillow's word for broken PNG
+
 
 def open_images(study: Study, split: str) -> Dataset:
     """Open one split of images; classes are the sorted names of their folders.
@@ -139,7 +141,7 @@ def _decode(study: Study, files: Files, paths: list[str]) -> Iterator[npt.NDArra
                 pixels = np.asarray(image.convert(mode))
         except UnidentifiedImageError:
             raise refuse(study, "path", f"{path} is no image, or damaged") from None
-        except (*DAMAGE, SyntaxError, ValueError) as error:
+        except UNREADABLE as error:
             raise refuse(study, "path", f"{path} cannot be read: {error}") from None
         yield pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 

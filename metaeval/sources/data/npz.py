@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from numpy.lib.npyio import NpzFile
 
 from metaeval.errors import StudyError, nearest
+from metaeval.sources.data.archives import DAMAGE
 from metaeval.sources.data.dataset import Dataset, Indices, Inputs
 from metaeval.sources.data.opening import refuse, split_key
 from metaeval.study import Study
@@ -90,7 +89,7 @@ class _Arrays:
         try:
             with _opened(data.path) as arrays:
                 self.names = list(arrays.files)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGE as error:
             raise refuse(study, "path", f"{data.path.name} is no .npz file, or damaged: {error}") from None
 
     def require(self, name: str, key: str, split: str) -> None:
@@ -114,7 +113,7 @@ class _Arrays:
                 f"{name!r} of {self._path.name} holds Python objects, which are not read: they can run code"
             )
             raise refuse(self._study, key, message) from None
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except DAMAGE as error:
             raise refuse(self._study, key, f"{name!r} of {self._path.name} is damaged: {error}") from None
         return array
 

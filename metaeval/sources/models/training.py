@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from metaeval.sources.models.weights import State
 TRAINING_VERSION = 1  # to be raised when anything below changes what comes out; cached models are others then
 STEP_SIZE = 2.5  # of adversarial training, times epsilon / steps (Madry et al. 2018)
 EVALUATION_BATCH = 1000
+SMALL_BATCH = 2**16  # numbers in a batch; below it more threads only wait for each other
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ def train(
 ) -> Trained:
     """Train a model; neither what ran before nor the state of any global generator changes the result.
 
+    The same machine gives the same weights. Batches of at least 65,536 numbers are computed with as many
+    threads as torch is set to use, and with another number of threads sums are rounded otherwise.
+
     Parameters
     ----------
     x : float32 array (n, *shape)
@@ -76,8 +81,9 @@ def train(
     started = time.monotonic()
     inputs, labels = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
     cuda = [device] if device.type == "cuda" else []
+    threads = 1 if x[: settings.batch_size].size < SMALL_BATCH else torch.get_num_threads()
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.random.fork_rng(devices=cuda), exact, torch.enable_grad():
+    with torch.random.fork_rng(devices=cuda), exact, torch.enable_grad(), _threads(threads):
         _seed(settings.seed, "weights", cuda)
         bare = entry.build_bare()  # on the CPU: the same initial weights on every device
         initial = _copy(bare)
@@ -214,6 +220,16 @@ def _seed(seed: int, purpose: str, cuda: list[torch.device]) -> None:
     for device in cuda:
         with torch.cuda.device(device):
             torch.cuda.manual_seed(_derive(seed, purpose))
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _advice(settings: TrainingSettings) -> str:
