@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the folder of real data; without it a test is skipped, and in CI it fails."""
-    folder = Path(os.environ.get("METAEVAL_SHARED_DATA") or ROOT.parent / "shared" / "data")
+    given = os.environ.get("METAEVAL_SHARED_DATA")
+    folder = Path(given or ROOT.parent / "shared" / "data").resolve()
     if not (folder / "mnist.npz").is_file():
         reason = f"the shared data are not in {folder} (METAEVAL_SHARED_DATA names another folder)"
         if os.environ.get("CI", "").lower() == "true":
