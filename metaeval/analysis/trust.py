@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from metaeval.analysis import curves
@@ -80,8 +79,8 @@ def _published(cube: xr.DataTree) -> dict[str, float]:
         return {}
     stored = norm_dataset(cube, "models")["published_accuracy"]
     # A column that no model fills is stored as text.
-    numbers = pd.to_numeric(pd.Series(stored.values.astype(object)), errors="coerce").to_numpy(np.float64)
-    published = stored.copy(data=numbers)
+    numbers = stored.dtype.kind == "f"
+    published = stored if numbers else stored.copy(data=np.full(stored.shape, np.nan))
     clean = curves.clean_from_cube(cube, confidence=0.999)
     differences = {}
     for model in clean["model"].values:

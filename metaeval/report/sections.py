@@ -95,7 +95,14 @@ def provenance_section(cube: xr.DataTree) -> str:
         )
     frame = tables.model_table(cube)
     if len(frame.columns) > 1:
-        parts.append("<h3>Models</h3>" + _frame(frame, "Models and what is known of them"))
+        parts.append("<h3>Models</h3>")
+        same = [
+            name for name in frame.columns[1:] if len(frame) > 1 and frame[name].nunique(dropna=False) == 1
+        ]
+        if same:
+            said = (f"{name.replace('_', ' ')} {_value(name, frame[name].iloc[0]).text}" for name in same)
+            parts.append(f"<p>The same for every model: {escape(', '.join(said))}.</p>")
+        parts.append(_frame(frame.drop(columns=same), "Models and what tells them apart"))
     flat = flatten({key: value for key, value in attributes(cube).items() if key not in BOOKKEEPING})
     rows: list[list[str | Cell]] = [[key, Cell(value, kind="text")] for key, value in flat]
     if rows:

@@ -210,6 +210,21 @@ def test_print_draws_everything_in_light_colours(browser: Browser, page: Path) -
     assert_quiet(browser)
 
 
+def test_print_keeps_the_legend_and_the_page_width(browser: Browser, page: Path) -> None:
+    show(browser, page, width=800)
+    browser.cdp("Emulation.setEmulatedMedia", media="print", features=[])
+    try:
+        browser.run("dispatchEvent(new Event('beforeprint'))")
+        shown = browser.run(
+            """return [...document.querySelectorAll('.legend label')]
+               .filter(l => l.offsetParent !== null).map(l => l.textContent)"""
+        )
+        assert shown == [*MODELS, "worst-case"]
+        assert browser.run("return document.documentElement.scrollWidth") <= 800
+    finally:
+        browser.cdp("Emulation.setEmulatedMedia", media="", features=[])
+
+
 def test_csv_holds_every_number(browser: Browser, page: Path) -> None:
     import csv
     import io
@@ -241,6 +256,12 @@ CASES: dict[str, dict[str, Any]] = {
     "no attacks": {"norms": {}, "attacks": []},
     "empty class": {"classes": ["a", "b", "none"], "labels": [i % 2 for i in range(60)]},
     "fifty classes": {"classes": [f"class {i}" for i in range(50)], "samples": 200},
+    "hundred models and classes": {
+        "models": [f"model_{i:03d}" for i in range(100)],
+        "classes": [f"class {i}" for i in range(100)],
+        "samples": 300,
+        "attacks": ["a", "b", "c", "d"],
+    },
     "hundred models": {"models": [f"model_{i:03d}" for i in range(100)], "attacks": ["a", "b", "c", "d"]},
 }  # fmt: skip
 

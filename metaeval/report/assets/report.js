@@ -7,6 +7,7 @@
   const views = new Map(); // chart element -> Vega view
   const begun = new Set();
   const data = new Map();
+  const legend = document.querySelector(".legend");
   let printing = false;
 
   const page = (window.metaeval = { views, errors: [] });
@@ -167,6 +168,7 @@
   });
   addEventListener("beforeprint", () => {
     printing = true;
+    if (legend) legend.open = true;
     refresh();
     page.drawAll();
   });
@@ -175,7 +177,6 @@
     refresh();
   });
 
-  const legend = document.querySelector(".legend");
   if (legend && innerWidth < 1000) legend.open = false;
   refresh();
   document.documentElement.dataset.ready = "yes";

@@ -17,6 +17,8 @@ from metaeval.report.tables import Cell, html_table
 
 SHOWN_CLASSES = 30
 """With more classes than this the heat maps show those with the lowest accuracy."""
+MOST_ROWS = 50_000
+"""With more rows than this the page would become slow; single attacks are then left to the cube."""
 
 COLUMNS = ("model", "class", "attack", "epsilon_label", "accuracy", "lower", "upper", "samples", "status")
 
@@ -30,8 +32,16 @@ def _figure(cube: xr.DataTree, norm: str) -> Figure:
     face = classes.from_cube(cube, norm, confidence(cube))
     labels = coordinate(cube, norm, "epsilon_label")
     face, left_out = _hardest(cube, norm, face)
-    data = _rows(face, status(cube, norm), labels)
+    many = face["accuracy"].size > MOST_ROWS
+    if many:
+        face = face.sel(attack=[WORST_CASE])
+    data = _rows(face, status(cube, norm).sel(attack=face["attack"].values), labels)
     order = [str(name) for name in face["class"].values]
+    which = (
+        "the worst case (single attacks are in the cube)"
+        if many
+        else "the first attack checked in the legend"
+    )
     name, sizes = words.norm_name(norm), face["total"].values
     few = f"{int(sizes.min())}" if sizes.min() == sizes.max() else f"{int(sizes.min())} to {int(sizes.max())}"
     shown = (
@@ -43,13 +53,13 @@ def _figure(cube: xr.DataTree, norm: str) -> Figure:
         reading=(
             "Each cell is the share of one class's test samples that a model still gets right at ε, in "
             "percent: dark is low, bright is high, dashed boxes without a number are "
-            f"{words.NOT_AVAILABLE}.{shown}"
+            f"{words.NOT_AVAILABLE}; maps show {which}.{shown}"
         ),
         description=(
             f"Heat maps of accuracy by class and {name} epsilon, one for each model, under the first attack "
             "chosen in the legend. The table beneath holds the numbers at the reference epsilon."
         ),
-        spec=_spec(order, labels) if any(row[4] is not None for row in data.rows) else None,
+        spec=_spec(order, labels, many) if any(row[4] is not None for row in data.rows) else None,
         data=data,
         table=_table(cube, norm, face),
         covers=(
@@ -75,25 +85,21 @@ def _rows(face: xr.Dataset, state: xr.Dataset, labels: list[str]) -> Data:
     dims = ("model", "class", "attack", "epsilon")
     numbers = np.stack([face[key].transpose(*dims).values for key in ("accuracy", "lower", "upper")])
     totals = face["total"].values
+    models, names, attacks = ([str(name) for name in face[dim].values] for dim in dims[:3])
+    words_of = state["status"].transpose("model", "attack").values
     rows: list[list[object]] = []
     for i, j, k, m in np.ndindex(numbers.shape[1:]):
+        shares = (style.rounded(value, 4) for value in numbers[:, i, j, k, m].tolist())
         rows.append(
-            [
-                str(face["model"].values[i]),
-                str(face["class"].values[j]),
-                str(face["attack"].values[k]),
-                labels[m],
-                *(style.rounded(value, 4) for value in numbers[:, i, j, k, m].tolist()),
-                int(totals[j]),
-                str(state["status"].values[i, k]),
-            ]
+            [models[i], names[j], attacks[k], labels[m], *shares, int(totals[j]), str(words_of[i, k])]
         )
     return Data(COLUMNS, rows)
 
 
-def _spec(order: list[str], labels: list[str]) -> dict[str, object]:
+def _spec(order: list[str], labels: list[str], many: bool) -> dict[str, object]:
     # A heat map has room for one attack: the first that is checked.
-    chosen = style.base().transform_filter(f"{style.CHOSEN} && datum.attack == attacks[0]")
+    row = json.dumps(WORST_CASE) if many else "attacks[0]"
+    chosen = style.base().transform_filter(f"{style.CHOSEN} && datum.attack == {row}")
     x = alt.X("epsilon_label:O", sort=labels, title="ε", axis=alt.Axis(labelAngle=0, labelOverlap="greedy"))
     y = alt.Y("class:N", sort=order, title=None)
     fill = alt.Color(
