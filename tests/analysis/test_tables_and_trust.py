@@ -85,7 +85,9 @@ def test_signs() -> None:
 @pytest.mark.parametrize(("claim", "doubted"), [(0.9, False), (0.99, True), (0.5, True), (np.nan, False)])
 def test_published_accuracy(claim: float, doubted: bool) -> None:
     cube = handmade_cube(models=["m"], samples=300, seed=1)
-    cube["models"]["published_accuracy"] = ("model", [claim])
+    group = cube["models"].to_dataset()
+    group["published_accuracy"] = ("model", [claim])
+    cube["models"] = type(cube)(group)
     assert [sign.kind for sign in trust.signs(cube)] == (["published"] if doubted else [])
 
 
