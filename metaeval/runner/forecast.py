@@ -13,6 +13,7 @@ import torch
 from metaeval.cube.journal import Journal, covers
 from metaeval.cube.journal import Task as Key
 from metaeval.runner.cache import is_trained
+from metaeval.runner.devices import fitting_threads
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import duration
 from metaeval.study.plan import Cost, Task
@@ -133,11 +134,10 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
     journal = Journal(directory / "journal")
     speeds: dict[str, Speed] = {}
     models: dict[str, ModelForecast] = {}
+    shape = prepared.samples.x.shape[1:]
     for entry in prepared.entries:
         if entry.architecture_identity not in speeds:
-            speeds[entry.architecture_identity] = time_model(
-                entry.build(), prepared.samples.x.shape[1:], device
-            )
+            speeds[entry.architecture_identity] = time_model(entry.build(), shape, device)
         tasks = prepared.tasks(entry.name)
         open_tasks = [task for task in tasks if not _recorded(journal, task, prepared)]
         cost = sum((task.cost for task in open_tasks), Cost())
@@ -168,7 +168,7 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
 
 def time_model(module: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> Speed:
     """Return how long a row takes through a model, measured now."""
-    module = module.eval().to(device)
+    module = module.eval().requires_grad_(False).to(device)
     x = torch.rand(TIMED_ROWS, *shape, device=device)
 
     def forward() -> None:
@@ -179,7 +179,16 @@ def time_model(module: torch.nn.Module, shape: tuple[int, ...], device: torch.de
         inputs = x.clone().requires_grad_()
         torch.autograd.grad(module(inputs).sum(), inputs)[0].sum().item()
 
-    first, second = _seconds(forward), _seconds(both)
+    # A model that cannot be computed with is no reason to stop here: its tasks will say what is wrong.
+    with fitting_threads(shape):
+        try:
+            first = _seconds(forward)
+        except Exception:
+            return Speed(0.0, 0.0)
+        try:
+            second = _seconds(both)
+        except Exception:
+            return Speed(first / TIMED_ROWS, 0.0)
     return Speed(first / TIMED_ROWS, max(second - first, 0.0) / TIMED_ROWS)
 
 

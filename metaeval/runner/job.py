@@ -14,7 +14,7 @@ import torch
 from metaeval.cube.locks import Lock
 from metaeval.cube.store import CubeStore
 from metaeval.runner.cache import cache_directory, is_trained
-from metaeval.runner.devices import find_batch_size, pin_precision
+from metaeval.runner.devices import find_batch_size, fitting_threads, pin_precision
 from metaeval.runner.forecast import Forecast, Speed, forecast
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import Progress, duration
@@ -87,9 +87,10 @@ class Job:
         """Do all tasks, committing each; the aggregates are rebuilt also when interrupted."""
         self._lay_out()
         log_event(self.store.directory, "start", study=study_hash(self.study), versions=versions())
+        shape = self.samples.x.shape[1:]
         expected = forecast(self.prepared, directory=self.store.directory, device=self.device)
         try:
-            with Progress(expected.seconds, quiet=quiet) as self.progress:
+            with Progress(expected.seconds, quiet=quiet) as self.progress, fitting_threads(shape):
                 for entry in self.prepared.entries:
                     if self.prepared.tasks(entry.name):
                         self._run_model(entry, expected)
@@ -121,13 +122,13 @@ class Job:
             clean, forwards = run_clean(
                 entry.name, model.module, model.identity, self.samples, self.store, device=self.device
             )
+            size = self.batch_size or find_batch_size(model.module, self.samples.x.shape[1:], self.device)
         except Exception as error:
             for task in tasks:
                 self._fail(task, error)
             return
         self.summary.verification += forwards
         self._know(entry, model)
-        size = self.batch_size or find_batch_size(model.module, self.samples.x.shape[1:], self.device)
         for task in tasks:
             self.progress.begin(_title(task), share.speed.seconds(task.cost))
             try:
