@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
+from scipy import stats
 
 from metaeval.analysis import classes, curves, tables, trust
 from metaeval.analysis.leaders import Lead, lead
@@ -71,7 +72,7 @@ def leading(cube: xr.DataTree, found: Lead) -> str:
             f"100 % ({level} interval {ends}; {samples}). Either ε is too small to matter or the attacks are "
             f"too weak.{missing}"
         )
-    return f"{_top(found, where, share)} {_certainty(found, level)}{missing}"
+    return f"{_top(found, where, share)} {_certainty(found, confidence(cube))}{missing}"
 
 
 def _top(found: Lead, where: str, share: str) -> str:
@@ -87,7 +88,7 @@ def _top(found: Lead, where: str, share: str) -> str:
     return f"At {where} {strong(found.ranking[0])} has the highest worst-case accuracy: {share}; {second}."
 
 
-def _certainty(found: Lead, level: str) -> str:
+def _certainty(found: Lead, confidence: float) -> str:
     comparison = found.comparison
     assert comparison is not None  # there are two models or more
     pair = comparison.pair(0, 1)
@@ -97,8 +98,13 @@ def _certainty(found: Lead, level: str) -> str:
     others = len(found.beaten) + len(found.level)
     if found.ranking[1] in found.beaten:
         se = float(comparison.standard_error[pair])
-        low, high = found.margin - 1.96 * se, found.margin + 1.96 * se
-        paired = f"; paired 95 % interval {100 * low:.1f} to {100 * high:.1f}" if low > 0 else ""
+        half = float(stats.norm.ppf(0.5 + confidence / 2)) * se
+        low, high = found.margin - half, found.margin + half
+        paired = (
+            f"; paired {words.level(confidence)} interval {100 * low:.1f} to {100 * high:.1f}"
+            if low > 0
+            else ""
+        )
         lead_text = f"Its lead of {words.points(found.margin)} is certain ({test}{paired})"
         if found.level:
             return f"{lead_text}, but not its lead over {_names(found.level)}."
