@@ -240,11 +240,15 @@ def schema() -> None:
 
 
 def load(path: Path) -> Study:
-    """Load a study, with unknown attacks among the problems that are reported at once."""
+    """Load a study; if it has problems, unknown attacks are among those that are reported at once."""
     from metaeval.attacks.catalogue import names
+    from metaeval.errors import StudyError
     from metaeval.study.load import load_study
 
-    return load_study(path, attacks=names())
+    try:
+        return load_study(path)
+    except StudyError:
+        return load_study(path, attacks=names())
 
 
 def refresh(folder: Path) -> None:

@@ -22,8 +22,8 @@ FLAG_MEANINGS = {
     "randomised": "1 if two forward passes of the same inputs disagree",
     "probabilities": "1 if the outputs look like probabilities and not like logits",
     "nonfinite_logits": "share of samples whose logits contain NaN; they count as misclassified",
-    "train_mode": "1 if some module was in training mode; it was evaluated in evaluation mode",
-    "buffers_changed": "1 if the attack changed a buffer of the model",
+    "train_mode": "1 if a module came in training mode or an attack left it so; evaluated without",
+    "buffers_changed": "1 if a buffer of the model changed while it was attacked; it was put back after",
     "rejected_claims": "successes that the attack reported and verification did not confirm",
 }
 # Thresholds of AutoAttack's own checks: l2 distance of normalised outputs, deviation of their sums from 1.
@@ -69,20 +69,24 @@ def check_outputs(evaluator: Evaluator, x: Tensor) -> tuple[int, Flags]:
 @contextmanager
 def guarded(model: nn.Module, flags: Flags) -> Iterator[None]:
     """Put a model in evaluation mode with frozen parameters, restore it after, and flag what changed."""
-    training = [module for module in model.modules() if module.training]
+    modes = [(module, module.training) for module in model.modules()]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    flags["train_mode"] = float(bool(training))
+    flags["train_mode"] = float(any(training for _, training in modes))
     model.eval()
     for parameter in learning:
         parameter.requires_grad_(False)  # attacks need gradients of inputs only
     try:
         yield
-        changed = any(not torch.equal(now, before) for now, before in buffers)
-        flags["buffers_changed"] = float(changed)
+        flags["train_mode"] = max(flags["train_mode"], float(any(module.training for module, _ in modes)))
+        flags["buffers_changed"] = float(any(not torch.equal(now, before) for now, before in buffers))
     finally:
-        for module in training:
-            module.training = True
+        # The next attack must meet the model that this one met, whatever this one did to it.
+        with torch.no_grad():
+            for now, before in buffers:
+                now.copy_(before)
+        for module, training in modes:
+            module.training = training
         for parameter in learning:
             parameter.requires_grad_(True)
 

@@ -27,6 +27,7 @@ class CountedModel(nn.Module):
         self._own = [0, 0]  # forward and backward passes of every sample attended to
         self._shared = [0, 0]  # rows that belong to nobody in particular
         self._zero: Tensor | None = None
+        self.eval()  # torchattacks takes a wrapper in training mode as a wish to train the model inside
 
     def attend(self, rows: Tensor) -> None:
         """Say which samples (positions in the result) the following calls carry, in order."""

@@ -37,6 +37,7 @@ class SummedLoss(nn.Module):
         super().__init__()
         self.model = model
         self.y = y
+        self.eval()  # the library takes a wrapper in training mode as a wish to train the model inside
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the model's logits."""

@@ -57,6 +57,7 @@ class Evaluator:
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits (n, classes) of `x`."""
         parts = []
+        self.model.eval()  # some libraries' attacks leave a model in training mode
         with torch.no_grad():
             for rows in batches(len(x), self.rows):
                 part = x[rows]
