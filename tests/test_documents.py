@@ -59,9 +59,10 @@ def run(folder: Path, arguments: list[str]) -> str:
 def test_quickstart_gives_a_complete_cube(quickstart: Path) -> None:
     cube = metaeval.open_cube(quickstart / "reports" / "quickstart")
     assert cube["models"].sizes["model"] >= 6
+    assert len({*cube["linf"].attack.values, *cube["l2"].attack.values} - {"worst-case"}) == 6
     for norm in ("linf", "l2"):
         group = cube[norm].to_dataset()
-        assert group.sizes["attack"] == 7  # six and the worst case
+        assert group.sizes["attack"] >= 5  # with the worst case
         assert (group.status == group.status.flag_meanings.split().index("ok")).all()
         assert int(group.total.sum()) >= 200
         accuracy = (group.correct.sum("class") / group.total.sum("class")).transpose(
