@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -308,6 +309,8 @@ def resume_command() -> str:
 
 def main() -> None:
     """Run the command line and exit with the code that `metaeval.errors` gives the outcome."""
+    # Read by the OpenMP of torch: threads that spin while they wait make a busy machine many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except MetaevalError as error:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# The tests run on two workers (README.md); read by torch when it is imported: more threads would collide.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -150,3 +150,7 @@ def test_published_study_can_be_read_anywhere(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("METAEVAL_SHARED_DATA", str(tmp_path))
     study = load_study(ROOT / "studies" / "published_mnist.toml")
     assert [model.name for model in study.models] == ["kw_mnist", "mmr_univ_mnist"]
+    # A relative value of the variable starts where the shell is, not at the study file.
+    monkeypatch.setenv("METAEVAL_SHARED_DATA", "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert load_study(ROOT / "studies" / "published_mnist.toml").data.path == tmp_path / "elsewhere/mnist.npz"

@@ -66,7 +66,11 @@ def _sha256(value: Any) -> str:
 
 
 def _path(value: Any, info: ValidationInfo) -> Path:
-    """Expand ``${NAME}`` and ``~``; relative paths start at the study file's folder."""
+    """Expand ``${NAME}`` and ``~``.
+
+    Relative paths start at the study file's folder; those that begin with a variable where the shell, which
+    set it, is.
+    """
     if not isinstance(value, str) or not value:
         raise FieldError(f"expected a path in quotes, got {describe(value)}")
 
@@ -80,7 +84,7 @@ def _path(value: Any, info: ValidationInfo) -> Path:
         return os.environ[name]
 
     path = Path(re.sub(r"\$\{([^}]*)\}", variable, value)).expanduser()
-    base = (info.context or {}).get("base")
+    base = Path.cwd() if value.startswith("${") else (info.context or {}).get("base")
     return Path(os.path.normpath(base / path)) if base is not None else path
 
 

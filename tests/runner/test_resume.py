@@ -137,7 +137,7 @@ def test_killed_runs_continue(counted: Counted, kill: signal.Signals) -> None:
 
 
 def test_a_second_run_on_the_same_cube_is_refused(counted: Counted) -> None:
-    study = str(counted.write({"one": "delay = 0.02"}))
+    study = str(counted.write({"one": "delay = 0.2"}))
     first = subprocess.Popen(
         counted.command("run", study),
         cwd=counted.folder,
@@ -146,7 +146,7 @@ def test_a_second_run_on_the_same_cube_is_refused(counted: Counted) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        while counted.forwards() < 500:
+        while counted.forwards() < 200:
             time.sleep(0.05)
         result = counted.metaeval("run", study, expect=5)
         assert str(first.pid) in result.stderr
