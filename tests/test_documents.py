@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_house import WITHOUT_TORCH
 
 import metaeval
 from metaeval.study import load_study
@@ -137,6 +138,17 @@ for group in ("models", "clean", "linf", "l2", "cost", "samples/clean", "samples
         check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.timeout(900)
+def test_a_cube_is_reported_without_torch(quickstart: Path) -> None:
+    code = f"{WITHOUT_TORCH}sys.argv = ['metaeval', 'report', 'reports/quickstart']\n"
+    code += "from metaeval.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=quickstart, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "reports/quickstart/report.html"
 
 
 @pytest.mark.timeout(900)
