@@ -45,7 +45,7 @@ class Selection:
 
     def to_json(self) -> str:
         """Return the selection as the text that the cube's root attribute `selection` holds."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+        return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Selection:

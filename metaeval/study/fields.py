@@ -76,11 +76,10 @@ def _path(value: Any, info: ValidationInfo) -> Path:
 
     def variable(match: re.Match[str]) -> str:
         name = match[1]
-        if not os.environ.get(name):
-            state = "is empty" if name in os.environ else "is not set"
-            raise FieldError(
-                f"the environment variable {name} {state}", nearest(name, set(os.environ) - {name})
-            )
+        if name not in os.environ:
+            raise FieldError(f"the environment variable {name} is not set", nearest(name, os.environ))
+        if not os.environ[name]:
+            raise FieldError(f"the environment variable {name} is empty")
         return os.environ[name]
 
     path = Path(re.sub(r"\$\{([^}]*)\}", variable, value)).expanduser()

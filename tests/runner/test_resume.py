@@ -35,7 +35,7 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 
 def overhead(models: int) -> int:
     """Return the rows that each start of a run may send through models to time and to measure them."""
-    return 40_000 * models
+    return 1_000 * models
 
 
 def test_second_run_attacks_nothing(counted: Counted) -> None:
@@ -93,16 +93,15 @@ def test_a_grown_column_says_what_a_fresh_one_says(counted: Counted) -> None:
     assert (grown.evaluated == grown.total).all()
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_killed_runs_continue(counted: Counted, kill: signal.Signals) -> None:
-    settings = {"one": SLOW, "two": SLOW, "three": SLOW}
-    study = str(counted.write(settings, attacks='["apgd-ce", "apgd-dlr", "square"]', samples=40))
+    settings = {"one": SLOW, "two": SLOW}
+    study = str(counted.write(settings, attacks='["apgd-ce", "apgd-dlr"]', samples=40))
     undisturbed = counted.forwards_of(lambda: counted.metaeval("run", study, "--output", "undisturbed"))
-    largest = undisturbed  # bound for one task: found below from the undisturbed cube
-    cube = metaeval.open_cube(counted.folder / "undisturbed")
-    cost = cube["cost"].to_dataset().forwards.sum("stage")
-    largest = int(cost.max())
-    kills = 4
+    cost = metaeval.open_cube(counted.folder / "undisturbed")["cost"].to_dataset()
+    largest = int(cost.forwards.sum("stage").max())  # of one task
+    kills = 3
     before = counted.forwards()
     for attempt in range(kills):
         process = subprocess.Popen(
@@ -115,7 +114,7 @@ def test_killed_runs_continue(counted: Counted, kill: signal.Signals) -> None:
         )
         # Wait until it works, then a little longer each time.
         start = counted.forwards()
-        while counted.forwards() - start < 3_000 and process.poll() is None:
+        while counted.forwards() - start < 2_500 and process.poll() is None:
             time.sleep(0.05)
         time.sleep(random.Random(attempt).uniform(0.1, 1.5))
         if process.poll() is not None:
@@ -127,7 +126,7 @@ def test_killed_runs_continue(counted: Counted, kill: signal.Signals) -> None:
             assert "To continue: " in errors
     counted.metaeval("run", study)
     spent = counted.forwards() - before
-    assert spent <= undisturbed + kills * (largest + overhead(3))
+    assert spent <= undisturbed + kills * (largest + overhead(2))
     counted.metaeval("verify", "reports/counted")
     disturbed, calm = cube_of(counted), metaeval.open_cube(counted.folder / "undisturbed")
     np.testing.assert_array_equal(
