@@ -95,12 +95,12 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Evaluate a study into its cube, continuing where an earlier run stopped, and write the report."""
-    from metaeval.runner.run import run_study
-
-    loaded = load(study)
     try:
+        from metaeval.report.page import write_report
+        from metaeval.runner.run import run_study
+
         summary = run_study(
-            loaded,
+            load(study),
             output=output,
             device=device,
             batch_size=batch_size,
@@ -109,12 +109,10 @@ def run(
             quiet=quiet or as_json,
             verbose=verbose,
         )
+        page = write_report(summary.directory, summary.directory / "report.html")
     except KeyboardInterrupt:
         print(f"\ninterrupted; finished tasks are kept. To continue: {resume_command()}", file=sys.stderr)
         raise typer.Exit(130) from None
-    from metaeval.report.page import write_report
-
-    page = write_report(summary.directory, summary.directory / "report.html")
     if as_json:
         print(json.dumps({**summary.as_dict(), "report": str(page)}, indent=2))
     elif not quiet:

@@ -112,7 +112,7 @@ def test_killed_runs_continue(counted: Counted, kill: signal.Signals) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        # Wait until it works, then a little longer each time.
+        # Wait until it works (each start sends far fewer rows to time the models), then a little longer.
         start = counted.forwards()
         while counted.forwards() - start < 2_500 and process.poll() is None:
             time.sleep(0.05)
