@@ -241,13 +241,27 @@ def schema() -> None:
 def load(path: Path) -> Study:
     """Load a study; if it has problems, unknown attacks are among those that are reported at once."""
     from metaeval.attacks.catalogue import names
-    from metaeval.errors import StudyError
+    from metaeval.errors import StudyError, unknown
     from metaeval.study.load import load_study
 
     try:
-        return load_study(path)
+        study = load_study(path)
     except StudyError:
         return load_study(path, attacks=names())
+    if study.report.figures != "all":
+        from metaeval import registry
+        from metaeval.report.figures import FIGURES
+
+        known = registry.names("figures", FIGURES)
+        wrong = [(i, name) for i, name in enumerate(study.report.figures) if name not in known]
+        if wrong:  # known only here: no room below the report may import its table
+            raise StudyError(
+                [
+                    study.problem(("report", "figures", i), *unknown("figure", name, known))
+                    for i, name in wrong
+                ]
+            )
+    return study
 
 
 def refresh(folder: Path) -> None:

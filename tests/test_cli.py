@@ -120,6 +120,15 @@ def test_an_attack_without_an_epsilon_is_refused(study: Path) -> None:
     assert "tried.toml:21:12: threat_models[0].attacks[0]: apgd-ce needs an epsilon above 0" in result.stderr
 
 
+def test_an_unknown_figure_is_found_before_the_run(study: Path) -> None:
+    study.write_text(STUDY + '\n[report]\nfigures = ["curves", "clases"]\n')
+    result = metaeval(study.parent, "run", str(study))
+    assert result.returncode == 2
+    assert "tried.toml:24:22: report.figures[1]: unknown figure 'clases'" in result.stderr
+    assert "did you mean 'classes'?" in result.stderr
+    assert not (study.parent / "reports").exists()
+
+
 def test_all_mistakes_are_reported_at_once(study: Path) -> None:
     text = STUDY.replace('"apgd-ce"', '"apgd-cee"').replace('"mlp"', '"mpl"')
     study.write_text(text)
