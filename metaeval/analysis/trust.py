@@ -11,7 +11,8 @@ from metaeval.analysis import curves
 from metaeval.analysis.reading import attacks, models, norm_dataset, norms, status
 
 FOOTNOTES = ("incomplete", "reduced", "rejected_claims", "overruled", "train_mode")
-NOTABLE_SHARE = 0.01
+SHARES = ("zero_gradient", "unperturbed", "only_black_box")
+NOTABLE_SHARE = 0.01  # a sample or two of these are no sign
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Sign:
     @property
     def serious(self) -> bool:
         """Whether it may have made a number wrong, and not only calls for a footnote."""
-        return self.kind not in FOOTNOTES and (self.kind != "zero_gradient" or self.value >= NOTABLE_SHARE)
+        return self.kind not in FOOTNOTES and (self.kind not in SHARES or self.value >= NOTABLE_SHARE)
 
 
 def signs(cube: xr.DataTree) -> list[Sign]:

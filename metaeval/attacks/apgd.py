@@ -13,6 +13,9 @@ that (`compact=False`) every iterate equals the one of pyautoattack 0.2.0 bit fo
 ``targets``
     `run_targeted` only: the most likely wrong classes to aim at, at least 1, capped at classes - 1
     (published: 9). One run per target and restart, and one forward to rank the classes.
+``eot``
+    Passes whose gradients are averaged in each step, at least 1 (expectation over transformation, Athalye
+    et al. 2018): more than one for models that answer at random (published: 20).
 
 They also take ``start``: points (n, \\*shape) from which the first restart begins instead of a random point.
 """
@@ -56,6 +59,7 @@ def _kernel(loss: str, text: str) -> WarmKernel:
         settings: Mapping[str, Any],
         batch_size: int | None = None,
         start: Tensor | None = None,
+        compact: bool = True,
     ) -> KernelResult:
         return apgd(
             model,
@@ -67,6 +71,7 @@ def _kernel(loss: str, text: str) -> WarmKernel:
             loss=loss,
             batch_size=batch_size,
             start=start,
+            compact=compact,
             **settings,
         )
 
@@ -96,6 +101,7 @@ def apgd(
     iterations: int = 100,
     restarts: int = 1,
     targets: int = 9,
+    eot: int = 1,
     batch_size: int | None = None,
     start: Tensor | None = None,
     compact: bool = True,
@@ -115,7 +121,7 @@ def apgd(
     keys : Tensor
         int64 (n,), from `noise.sample_keys`; run r (targets in turn, each with all restarts) uses stream r.
     loss : {"ce", "dlr", "targeted-dlr"}
-    iterations, restarts, targets : int
+    iterations, restarts, targets, eot : int
         See the module's text; `targets` only matters to the targeted loss.
     batch_size : int, optional
         Most samples in one pass through the model; all of them by default.
@@ -138,12 +144,17 @@ def apgd(
         raise ValueError(f"norm is {norm!r}; APGD takes 'linf' or 'l2'")
     if loss not in LOSSES:
         raise ValueError(f"loss is {loss!r}; APGD takes {', '.join(LOSSES)}")
-    for name, value in (("iterations", iterations), ("restarts", restarts), ("targets", targets)):
+    for name, value in (
+        ("iterations", iterations),
+        ("restarts", restarts),
+        ("targets", targets),
+        ("eot", eot),
+    ):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     y, epsilon, keys = (values.to(x.device) for values in (y, epsilon, keys))
     result = KernelResult.failed(x)
-    attack = Attack(model, norm, loss, iterations, batch_size, compact, result)
+    attack = Attack(model, norm, loss, iterations, eot, batch_size, compact, result)
     with torch.no_grad():
         for rows in batches(len(x), POOL * batch_size):
             pool = torch.arange(rows.start, rows.stop, device=x.device)

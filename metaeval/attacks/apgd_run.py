@@ -30,6 +30,7 @@ class Attack:
     norm: str
     loss: str
     iterations: int
+    eot: int  # passes whose gradients are averaged
     batch_size: int
     compact: bool
     result: KernelResult
@@ -115,8 +116,10 @@ def run_once(
             return
         if i in checkpoints:
             _adapt(state, checkpoints[i])
-    attack.result.forwards[state.ids] += attack.iterations + 1
-    attack.result.backwards[state.ids] += attack.iterations + 1
+    attack.result.forwards[state.ids] += attack.eot * (attack.iterations + 1)
+    attack.result.backwards[state.ids] += attack.eot * (attack.iterations + 1)
+    unbroken = ~attack.result.success[state.ids]
+    attack.result.candidates[state.ids[unbroken]] = state.x_best[unbroken]
     attack.result.zero_gradient[state.ids] |= state.zero_gradient
 
 
@@ -135,17 +138,19 @@ def _evaluate(attack: Attack, x: Tensor, y: Tensor, target: Tensor | None) -> tu
 def _evaluate_part(
     attack: Attack, x: Tensor, y: Tensor, target: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.enable_grad():
-        inputs = x.detach().requires_grad_()
-        logits = check_logits(attack.model(inputs), inputs)
-        check_classes(attack.loss, logits)
-        losses = LOSSES[attack.loss](logits, y, target)
-        gradient = None
-        if losses.requires_grad:
-            gradient = torch.autograd.grad(losses.sum(), inputs, allow_unused=True)[0]
-    if gradient is None:  # The model cuts the graph: no gradient at all is a zero gradient.
-        gradient = torch.zeros_like(x)
-    return losses.detach(), gradient, logits.detach().argmax(dim=1) != y
+    total = torch.zeros_like(x)
+    for _ in range(attack.eot):
+        with torch.enable_grad():
+            inputs = x.detach().requires_grad_()
+            logits = check_logits(attack.model(inputs), inputs)
+            check_classes(attack.loss, logits)
+            losses = LOSSES[attack.loss](logits, y, target)
+            gradient = None
+            if losses.requires_grad:
+                gradient = torch.autograd.grad(losses.sum(), inputs, allow_unused=True)[0]
+        if gradient is not None:  # A model that cuts the graph: no gradient at all is a zero gradient.
+            total += gradient
+    return losses.detach(), total.div_(attack.eot), logits.detach().argmax(dim=1) != y
 
 
 def check_classes(loss: str, logits: Tensor) -> None:
@@ -167,8 +172,8 @@ def _record(attack: Attack, state: _State, wrong: Tensor, gradients: int) -> int
     attack.result.success[ids] = True
     if not attack.compact:
         return len(wrong)
-    attack.result.forwards[ids] += gradients
-    attack.result.backwards[ids] += gradients
+    attack.result.forwards[ids] += attack.eot * gradients
+    attack.result.backwards[ids] += attack.eot * gradients
     state.keep(staying)
     return remaining
 

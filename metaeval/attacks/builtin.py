@@ -12,6 +12,11 @@ _APGD = (
     "parameter-free attacks"
 )
 _RESTARTS = Setting(1, "random restarts", 1, 1)
+_APGD_SETTINGS = {
+    "iterations": Setting(100, "gradient steps", 1, 100),
+    "restarts": _RESTARTS,
+    "eot": Setting(1, "gradients averaged in each step, for models that answer at random", 1),
+}
 
 
 def _gradient_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
@@ -20,7 +25,8 @@ def _gradient_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
 
 
 def _apgd_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
-    passes = (settings["iterations"] + 1) * settings["restarts"]  # the start has a gradient too
+    # The start has a gradient too.
+    passes = (settings["iterations"] + 1) * settings["restarts"] * settings["eot"]
     return float(passes), float(passes)
 
 
@@ -56,7 +62,7 @@ ATTACKS = (
         implementation="metaeval",
         citation=_APGD,
         passes=_apgd_passes,
-        settings={"iterations": Setting(100, "gradient steps", 1, 100), "restarts": _RESTARTS},
+        settings=_APGD_SETTINGS,
         early_exit=True,
         warm=True,
     ),
@@ -68,7 +74,7 @@ ATTACKS = (
         implementation="metaeval",
         citation=_APGD,
         passes=_apgd_passes,
-        settings={"iterations": Setting(100, "gradient steps", 1, 100), "restarts": _RESTARTS},
+        settings=_APGD_SETTINGS,
         early_exit=True,
         warm=True,
         minimum_classes=3,

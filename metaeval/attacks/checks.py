@@ -19,14 +19,16 @@ Flags = dict[str, float]
 # What each flag says; 0 is what one wants to see. All are numbers, so that they fit one array.
 FLAG_MEANINGS = {
     "zero_gradient": "share of attacked samples of which a failed run met a (near) zero gradient",
-    "randomised": "1 if two forward passes of the same inputs disagree",
+    "randomised": "1 if two forward passes of the same inputs disagree; adversarials go by the majority of 9",
     "probabilities": "1 if the outputs look like probabilities and not like logits",
     "nonfinite_logits": "share of samples whose logits contain NaN; they count as misclassified",
     "train_mode": "1 if a module came in training mode or an attack left it so; evaluated without",
     "buffers_changed": "1 if a buffer of the model changed while it was attacked; it was put back after",
+    "unperturbed": "share of attacked samples that the attack returned as they were; 1: it changed nothing",
+    "only_black_box": "share of samples that this black-box attack broke and no attack with gradients did",
     "rejected_claims": "successes that the attack reported and verification did not confirm",
 }
-# Thresholds of AutoAttack's own checks: l2 distance of normalised outputs, deviation of their sums from 1.
+# Thresholds of AutoAttack's own checks: relative l2 distance of outputs, deviation of their sums from 1.
 RANDOMISED = 1e-4
 PROBABILITIES = 1e-5
 
@@ -59,7 +61,8 @@ def check_outputs(evaluator: Evaluator, x: Tensor) -> tuple[int, Flags]:
     x = x[: evaluator.rows]
     first, second = evaluator.logits(x), evaluator.logits(x)
     check_logits(first, x)
-    unequal = (_unit(first) - _unit(second)).norm(dim=1).nan_to_num(0.0).max() > RANDOMISED
+    change = (first - second).norm(dim=1) / (first.norm(dim=1) + 1e-10)
+    unequal = change.nan_to_num(0.0).max() > RANDOMISED
     probable = ((first >= -PROBABILITIES) & (first <= 1 + PROBABILITIES)).all() & (
         (first.sum(dim=1) - 1).abs() < PROBABILITIES
     ).all()
@@ -107,8 +110,3 @@ def plain_float32(device: torch.device) -> Iterator[None]:
                 yield
         finally:
             torch.backends.cuda.matmul.allow_tf32 = matmul
-
-
-def _unit(logits: Tensor) -> Tensor:
-    size: Tensor = torch.linalg.vector_norm(logits, dim=1, keepdim=True)
-    return logits / (size + 1e-10)

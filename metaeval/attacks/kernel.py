@@ -23,7 +23,7 @@ class KernelResult:
     Attributes
     ----------
     candidates : Tensor
-        (n, \\*shape): the adversarial where `success`, else the input itself.
+        (n, \\*shape): the adversarial where `success`, else the point where the attack gave up.
     success : Tensor
         bool (n,): the kernel's own forward pass misclassified the candidate.
     forwards, backwards : Tensor
@@ -70,7 +70,7 @@ class Kernel(Protocol):
 
 
 class WarmKernel(Protocol):
-    """Signature of a kernel that can begin from given points instead of random ones."""
+    """Signature of a kernel that can begin from given points, and keep broken samples to the end of a run."""
 
     def __call__(
         self,
@@ -84,8 +84,13 @@ class WarmKernel(Protocol):
         settings: Mapping[str, Any],
         batch_size: int | None = None,
         start: Tensor | None = None,
+        compact: bool = True,
     ) -> KernelResult:
-        """Attack as a `Kernel` does; `start` (n, \\*shape) holds the first iterates."""
+        """Attack as a `Kernel` does; `start` (n, \\*shape) holds the first iterates.
+
+        Without `compact` a sample does not leave at its first misclassification, which in a randomised model
+        is chance.
+        """
 
 
 def per_sample(values: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -31,6 +31,10 @@ class AttackRuns:
         All inputs (n, \\*shape) and labels (n,), on the device of the model.
     forwards, backwards : ndarray
         int64 (n,): passes spent so far.
+    moved : ndarray
+        bool (n,): some run returned another point than the input.
+    randomised : bool
+        The model answers at random, so that no run may stop at the first misclassification.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class AttackRuns:
         self.x, self.y = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
         self.forwards = np.zeros(len(x), dtype=np.int64)
         self.backwards = np.zeros(len(x), dtype=np.int64)
+        self.moved = np.zeros(len(x), dtype=bool)
+        self.randomised = False
         self._seed = seed
         self._hashes = hash_samples(x) if sample_hashes is None else sample_hashes
         self._batch_size = batch_size or DEFAULT_BATCH.get(device.type, DEFAULT_BATCH["cpu"])
@@ -69,9 +75,11 @@ class AttackRuns:
         return self._run(rows, np.zeros(len(rows)), self.settings)
 
     def _run(
-        self, rows: Rows, epsilon: Floats, settings: Mapping[str, Any], *radius: Tensor, **start: Tensor
+        self, rows: Rows, epsilon: Floats, settings: Mapping[str, Any], *radius: Tensor, **extra: Any
     ) -> Attempt:
         index = torch.from_numpy(rows).to(self.x.device)
+        if self.randomised and self.spec.warm:
+            extra["compact"] = False
         keys = noise.sample_keys(self._seed, [self._hashes[row] for row in rows], epsilon.tolist())
         result = self._kernel(
             self.model,
@@ -82,10 +90,11 @@ class AttackRuns:
             keys=keys.to(self.x.device),
             settings=settings,
             batch_size=self._batch_size,
-            **start,
+            **extra,
         )
         self.forwards[rows] += result.forwards.cpu().numpy()
         self.backwards[rows] += result.backwards.cpu().numpy()
+        self.moved[rows] |= (result.candidates != self.x[index]).flatten(1).any(dim=1).cpu().numpy()
         return Attempt(
             result.candidates.detach(), result.success.cpu().numpy(), result.zero_gradient.cpu().numpy()
         )

@@ -62,8 +62,8 @@ class AttackSpec:
         A failure in a larger ball says enough about smaller balls to infer robustness there; without
         it the level search is exact whatever the study asks for.
     warm : bool
-        The callable also takes ``start``, points (n, \\*shape) to begin from; it has a setting
-        ``iterations``.
+        The callable is a `metaeval.attacks.kernel.WarmKernel`: it can begin from given points, and not stop
+        at the first misclassification; it has a setting ``iterations``.
     """
 
     id: str

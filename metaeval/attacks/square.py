@@ -168,6 +168,7 @@ def _search(
             state.keep(staying)
             best, smallest = best[staying], smallest[staying]
     result.forwards[state.ids] += queries + 1
+    result.candidates[state.ids] = best.reshape(-1, *shape)
 
 
 def _window_size(query: int, queries: int, image: tuple[int, ...], norm: str) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from metaeval.attacks.catalogue import AttackSpec
 from metaeval.attacks.column import Bools, Column, Floats, Known
 from metaeval.attacks.runs import AttackRuns
 from metaeval.attacks.search import LevelSearch, Mode, Rows
-from metaeval.attacks.verify import Evaluator, predictions
+from metaeval.attacks.verify import VOTES, Evaluator, predictions
 from metaeval.errors import UsageError, unknown
 from metaeval.outcomes import Cell
 
@@ -191,11 +191,13 @@ def run(
             flags |= seen
             if seen["randomised"]:  # no verdict says anything about another: neither earlier ones
                 mode, work, column = "independent", correct, Column.fresh(len(x), column.levels)
+                runs.randomised, evaluator.votes = True, VOTES
             rows = np.flatnonzero(work)
             fill = _minimum_norm if spec.kind == "minimum-norm" else _fixed_epsilon
             points, rejected, suspicious = fill(column, rows, runs, evaluator, mode)
             flags["rejected_claims"] = float(rejected)
             flags["zero_gradient"] = suspicious / len(rows)
+            flags["unperturbed"] = float((~runs.moved[rows]).mean())
             flags["nonfinite_logits"] = float((clean_prediction == -1).mean())
     return SweepResult(
         **_verdicts(column, epsilons, correct, randomised=mode == "independent"),

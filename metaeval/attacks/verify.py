@@ -17,6 +17,7 @@ from metaeval.attacks.kernel import batches, check_logits
 # batch's shape, and the same tensor must get the same verdict whatever else is verified with it.
 ROWS = {"cpu": 32, "cuda": 256}
 BOX_ROUNDING = 1e-6  # excess over [0, 1] that is rounding and is clipped before the check
+VOTES = 9  # forward passes that judge a candidate of a model that answers at random
 BALL_ROUNDING = 1e-3  # relative excess over a radius that is rounding and is projected before the check
 
 
@@ -46,6 +47,8 @@ class Evaluator:
     ----------
     forwards : int
         Rows sent through the model so far.
+    votes : int
+        Forward passes of a candidate, of which more than half must be wrong.
     """
 
     def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
@@ -53,6 +56,7 @@ class Evaluator:
         self.device = device
         self.rows = ROWS.get(device.type, ROWS["cpu"])
         self.forwards = 0
+        self.votes = 1
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits (n, classes) of `x`."""
@@ -103,7 +107,11 @@ class Evaluator:
         index = np.flatnonzero(possible)
         if len(index):
             rows = torch.from_numpy(index).to(x.device)
-            broken[index] = (predictions(self.logits(points[rows])) != y[rows]).cpu().numpy()
+            wrong = sum(
+                (predictions(self.logits(points[rows])) != y[rows]).cpu().numpy().astype(int)
+                for _ in range(self.votes)
+            )
+            broken[index] = 2 * wrong > self.votes
         return Verdicts(broken, np.where(broken, found, np.inf), points)
 
 

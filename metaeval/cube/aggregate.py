@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaeval.cube import arrays
-from metaeval.cube.counts import UNKNOWN, Integer, accuracy, aggregate_norm
+from metaeval.cube.counts import UNKNOWN, Integer, accuracy, aggregate_norm, only_black_box
 from metaeval.cube.journal import CLEAN, Task
 from metaeval.cube.layout import GROUPS, SHARD, STAGES, STATUS, WORST_CASE
 from metaeval.cube.selection import NormSelection, Selection
@@ -140,6 +140,10 @@ def _norm(
                     flags[-1][name] = max(value, flags[-1].get(name, value))
                 settings[attack] = settings[attack] or _json(record.settings)
                 reduced[attack] = reduced[attack] or ", ".join(record.reduced)
+        black_box = np.array([attack in chosen.black_box for attack in chosen.attacks], dtype=bool)
+        for flag, share in zip(flags[1:], only_black_box(cells, black_box), strict=True):
+            if not np.isnan(share):
+                flag["only_black_box"] = float(share)
         members = np.array([columns[attack][0] != "skipped" for attack in chosen.attacks], dtype=bool)
         counts.append(aggregate_norm(cells, labels, len(store.class_names), members))
         states.append([worst_case_state(columns), *columns.values()])

@@ -118,6 +118,30 @@ def overall_accuracy(correct: npt.ArrayLike, total: npt.ArrayLike, axis: int = 0
     return accuracy(np.where((c < 0).any(axis=axis), UNKNOWN, c.sum(axis=axis)), t.sum(axis=axis))
 
 
+def only_black_box(cells: Cells, black_box: Mask) -> npt.NDArray[np.float64]:
+    """Return the share of samples that each black-box attack broke at some level and no other kind did.
+
+    Parameters
+    ----------
+    cells : ndarray of uint8, (attack, sample, level)
+    black_box : ndarray of bool, (attack,)
+
+    Returns
+    -------
+    ndarray of float64, (attack,)
+        NaN for other attacks, where there are no other attacks, and where a verdict is missing.
+    """
+    share = np.full(len(cells), np.nan)
+    if black_box.all() or cells.shape[1] == 0 or (cells[~black_box] == Cell.PENDING).any():
+        return share
+    correct = (cells == Cell.ROBUST) | (cells == Cell.ROBUST_INFERRED)
+    others = correct[~black_box].all(axis=0)
+    for attack in np.flatnonzero(black_box):
+        if not (cells[attack] == Cell.PENDING).any():
+            share[attack] = (others & ~correct[attack]).any(axis=1).mean()
+    return share
+
+
 def _by_class(mask: Mask, labels: Integer, classes: int) -> Integer:
     """Count a mask `(attack, sample, level)` by class: int64 `(attack, level, class)`."""
     attacks, _, levels = mask.shape

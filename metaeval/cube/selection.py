@@ -16,11 +16,13 @@ class NormSelection:
 
     `identities` maps model to attack to the identity of the column that the study wants; a stored column
     of another identity counts as pending. None: any identity will do, as long as it is one per column.
+    `black_box` names the attacks that use outputs only: what they alone break speaks against the others.
     """
 
     attacks: tuple[str, ...]
     epsilons: tuple[float, ...]
     identities: Mapping[str, Mapping[str, str]] | None = None
+    black_box: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Selection:
                 tuple(value["attacks"]),
                 tuple(float(epsilon) for epsilon in value["epsilons"]),
                 value.get("identities"),
+                tuple(value.get("black_box", ())),
             )
             for norm, value in content.get("norms", {}).items()
         }

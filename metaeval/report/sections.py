@@ -26,6 +26,10 @@ MEANINGS = {
     "buffers_changed": "the model's buffers changed while it was attacked ({where})",
     "rejected_claims": "up to {value} successes that an attack claimed were refused by the check outside it "
     "and do not count ({where})",
+    "unperturbed": "an attack returned up to {value} of the samples that it attacked unchanged ({where}): of "
+    "those its verdict says nothing",
+    "only_black_box": "a black-box attack broke {value} of the samples that no attack with gradients broke "
+    "({where}): a sign of gradient masking",
     "overruled": "an attack missed up to {value} samples at an ε where a smaller adversarial is known "
     "({where}): they count as broken",
     "incomplete": "results are missing ({where})",
@@ -33,7 +37,7 @@ MEANINGS = {
     "published": "clean accuracy is off the published one by {value}",
 }
 BOOKKEEPING = ("selection",)  # what the aggregates cover: long, and the page shows it anyway
-SHARES = ("zero_gradient", "nonfinite_logits")
+SHARES = ("zero_gradient", "nonfinite_logits", "unperturbed", "only_black_box")
 
 
 def trust_section(cube: xr.DataTree) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from metaeval.attacks import catalogue
 from metaeval.cube.aggregate import rebuild
 from metaeval.cube.locks import Lock
 from metaeval.cube.selection import NormSelection, Selection
@@ -120,7 +121,9 @@ def _selection(
                 for model in plan.models
             }
         epsilons = tuple(epsilon.value for epsilon in attacks[0].epsilons)
-        norms[norm] = NormSelection(tuple(attack.attack for attack in attacks), epsilons, wanted)
+        names = tuple(attack.attack for attack in attacks)
+        black_box = tuple(name for name in names if catalogue.get(name).black_box)
+        norms[norm] = NormSelection(names, epsilons, wanted, black_box)
     clean = None
     if loaded is not None:
         clean = {model: loaded[model].identity if model in loaded else NEVER for model in plan.models}

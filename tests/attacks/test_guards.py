@@ -62,3 +62,47 @@ def test_a_change_is_flagged_and_undone(monkeypatch: pytest.MonkeyPatch) -> None
     assert flags["train_mode"] == 1
     assert not any(module.training for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def unmoving(model, x, y, epsilon, *, norm, keys, settings, batch_size, start=None):  # type: ignore[no-untyped-def]
+    """Attack the samples of class 0 with what the real kernel finds, and no other."""
+    result = KernelResult.failed(x)
+    result.forwards.add_(1)
+    result.candidates[y == 0] += 0.5 * epsilon[y == 0].view(-1, 1, 1, 1).float()
+    return result
+
+
+def test_samples_that_an_attack_returns_as_they_were_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = batch_norm_model()
+    assert attacked(model, "apgd-ce", "linf")["unperturbed"] == 0
+    x = np.random.default_rng(0).random((12, 1, 6, 6), dtype=np.float32) * 0.5
+    y = model(torch.from_numpy(x)).argmax(1).numpy()
+    monkeypatch.setattr("metaeval.attacks.apgd.run_ce", unmoving)
+    flags = sweep(model, x, y, epsilons=[1e-4], attack="apgd-ce").flags
+    assert flags["unperturbed"] == np.mean(y != 0)
+
+
+class AnswersAtRandom(torch.nn.Module):
+    """Two classes; the second is answered with a given probability wherever x[0] is above 1/2."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = x.flatten(1)[:, 0]
+        wrong = (first > 0.5) & (torch.rand(len(x)) < self.probability)
+        score = 2 * wrong.float() - 1 + 0.1 * (first - 0.5) + 0.01 * torch.rand(len(x))
+        return torch.stack([torch.zeros_like(score), score], dim=1)
+
+
+@pytest.mark.parametrize(("probability", "verdict"), [(0.15, False), (0.95, True)])
+def test_random_answers_are_judged_by_the_majority(probability: float, verdict: bool) -> None:
+    """A single wrong answer in 101 proves nothing: with probability 0.15 nearly every run would see one."""
+    torch.manual_seed(0)
+    x = np.full((40, 1, 1, 2), 0.4, dtype=np.float32)
+    y = np.zeros(40, dtype=np.int64)
+    result = sweep(AnswersAtRandom(probability), x, y, epsilons=[0.3], attack="apgd-ce", iterations=10)
+    assert result.flags["randomised"] == 1
+    broken = result.cells[:, 0] == 2
+    assert broken.mean() > 0.9 if verdict else broken.mean() < 0.05

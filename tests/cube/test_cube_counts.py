@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from metaeval.cube.counts import accuracy, aggregate_norm, count_cells, overall_accuracy, worst_case
+from metaeval.cube.counts import (
+    accuracy,
+    aggregate_norm,
+    count_cells,
+    only_black_box,
+    overall_accuracy,
+    worst_case,
+)
 from metaeval.outcomes import Cell
 
 Cells = npt.NDArray[np.uint8]
@@ -168,3 +175,27 @@ def test_no_samples_and_no_attacks(classes: int) -> None:
     assert empty.correct[0, 0, 0] == -1
     nothing = count_cells(np.zeros((2, 0, 2), np.uint8), np.zeros(0, np.int64), classes)
     assert np.isnan(nothing.robust_accuracy).all()
+
+
+@given(cases())
+@settings(deadline=None, max_examples=150)
+def test_what_only_a_black_box_broke_counted_one_by_one(
+    case: tuple[Cells, npt.NDArray[np.int64], npt.NDArray[np.bool_]],
+) -> None:
+    cells, _, black_box = case
+    share = only_black_box(cells, black_box)
+    robust = (Cell.ROBUST, Cell.ROBUST_INFERRED)
+    for attack in range(len(cells)):
+        others = [k for k in range(len(cells)) if not black_box[k]]
+        pending = any((cells[k] == Cell.PENDING).any() for k in [*others, attack])
+        if not black_box[attack] or not others or pending or cells.shape[1] == 0:
+            assert np.isnan(share[attack])
+            continue
+        alone = sum(
+            any(
+                cells[attack, i, k] not in robust and all(cells[other, i, k] in robust for other in others)
+                for k in range(cells.shape[2])
+            )
+            for i in range(cells.shape[1])
+        )
+        assert share[attack] == alone / cells.shape[1]

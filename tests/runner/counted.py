@@ -22,13 +22,14 @@ import torch
 
 
 class Counting(torch.nn.Module):
-    def __init__(self, classes=10, features=64, hidden=0, fail_when_attacked=False, delay=0.0):
+    def __init__(self, classes=10, features=64, hidden=0, fail_when_attacked=False, stairs=0, delay=0.0):
         super().__init__()
         layers = [torch.nn.Flatten()]
         if hidden:
             layers += [torch.nn.Linear(features, hidden), torch.nn.ReLU()]
         self.body = torch.nn.Sequential(*layers, torch.nn.Linear(hidden or features, classes))
         self.fail_when_attacked = fail_when_attacked
+        self.stairs = stairs
         self.delay = delay
 
     def forward(self, x):
@@ -39,6 +40,8 @@ class Counting(torch.nn.Module):
             os.write(file, f"{len(x)}\\n".encode())
             os.close(file)
             time.sleep(self.delay)
+        if self.stairs:  # a step function, without any gradient
+            x = torch.round(x * self.stairs) / self.stairs
         return self.body(x)
 
 

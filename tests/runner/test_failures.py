@@ -39,6 +39,22 @@ def test_a_failed_task_is_failed_and_not_robust(counted: Counted) -> None:
     assert any("refuses gradients" in event.get("traceback", "") for event in events)
 
 
+def test_masked_gradients_are_flagged_in_the_cube_and_on_the_page(counted: Counted) -> None:
+    """A step function hides its gradient: APGD finds nothing, Square does, and nobody calls that robust."""
+    study = str(counted.write({"one": "", "two": "stairs = 8"}, attacks='["apgd-ce", "square"]'))
+    counted.metaeval("run", study)
+    linf = metaeval.open_cube(counted.folder / "reports" / "counted")["linf"].to_dataset()
+    flags = linf.flags.sel(model="two")
+    assert flags.sel(attack="apgd-ce", flag="zero_gradient") == 1
+    assert flags.sel(attack="square", flag="only_black_box") > 0.3
+    assert linf.flags.sel(model="one", attack="square", flag="only_black_box") < 0.1
+    worst, square = (linf.correct.sel(model="two", attack=name) for name in ("worst-case", "square"))
+    assert (worst <= square).all()
+    page = (counted.folder / "reports/counted/report.html").read_text()
+    assert "no attack with gradients broke" in page
+    assert "gradients vanish" in page
+
+
 def test_failed_tasks_are_tried_again(counted: Counted) -> None:
     study = str(counted.write({"one": "", "two": "fail_when_attacked = true"}))
     counted.metaeval("run", study, expect=3)
