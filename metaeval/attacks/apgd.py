@@ -60,6 +60,7 @@ def _kernel(loss: str, text: str) -> WarmKernel:
         batch_size: int | None = None,
         start: Tensor | None = None,
         compact: bool = True,
+        confirm: Model | None = None,
     ) -> KernelResult:
         return apgd(
             model,
@@ -72,6 +73,7 @@ def _kernel(loss: str, text: str) -> WarmKernel:
             batch_size=batch_size,
             start=start,
             compact=compact,
+            confirm=confirm,
             **settings,
         )
 
@@ -105,6 +107,7 @@ def apgd(
     batch_size: int | None = None,
     start: Tensor | None = None,
     compact: bool = True,
+    confirm: Model | None = None,
 ) -> KernelResult:
     """Look for an adversarial of each sample within its own epsilon.
 
@@ -129,6 +132,8 @@ def apgd(
         (n, \\*shape): first iterate of the first restart, clipped to [0, 1] but not to the ball.
     compact : bool
         False keeps broken samples to the end of the run and returns the last adversarial, as published.
+    confirm : callable, optional
+        The model in full precision, if `model` computes in less: a sample is broken only if both say so.
 
     Returns
     -------
@@ -154,7 +159,7 @@ def apgd(
             raise ValueError(f"{name} is {value}; it must be at least 1")
     y, epsilon, keys = (values.to(x.device) for values in (y, epsilon, keys))
     result = KernelResult.failed(x)
-    attack = Attack(model, norm, loss, iterations, eot, batch_size, compact, result)
+    attack = Attack(model, norm, loss, iterations, eot, batch_size, compact, confirm, result)
     with torch.no_grad():
         for rows in batches(len(x), POOL * batch_size):
             pool = torch.arange(rows.start, rows.stop, device=x.device)

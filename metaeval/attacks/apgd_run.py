@@ -11,7 +11,15 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from metaeval.attacks.kernel import KernelResult, Model, batches, check_logits, l2_norm, per_sample
+from metaeval.attacks.kernel import (
+    KernelResult,
+    Model,
+    batches,
+    check_logits,
+    forward,
+    l2_norm,
+    per_sample,
+)
 from metaeval.attacks.losses import LOSSES, MINIMUM_CLASSES
 
 # A step size is halved at a checkpoint when at most this share of the steps since the last raised the loss.
@@ -33,6 +41,7 @@ class Attack:
     eot: int  # passes whose gradients are averaged
     batch_size: int
     compact: bool
+    confirm: Model | None
     result: KernelResult
 
 
@@ -165,6 +174,12 @@ def _record(attack: Attack, state: _State, wrong: Tensor, gradients: int) -> int
     remaining = len(wrong) - int(wrong.sum())  # The only host synchronisation of an iteration.
     if remaining == len(wrong):
         return remaining
+    if attack.confirm is not None:
+        rows = wrong.nonzero().squeeze(1)
+        logits = forward(attack.confirm, state.x_adv[rows], attack.batch_size)
+        attack.result.forwards[state.ids[rows]] += 1
+        wrong = wrong.index_put((rows,), logits.argmax(dim=1) != state.y[rows])
+        remaining = len(wrong) - int(wrong.sum())
     order = torch.argsort(wrong.to(torch.uint8), stable=True)
     staying, leaving = order[:remaining], order[remaining:]
     ids = state.ids[leaving]

@@ -92,21 +92,3 @@ def guarded(model: nn.Module, flags: Flags) -> Iterator[None]:
             module.training = training
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-@contextmanager
-def plain_float32(device: torch.device) -> Iterator[None]:
-    """Compute in float32 with deterministic kernels: no autocast, no TF32."""
-    with torch.autocast(device.type, enabled=False):
-        if device.type != "cuda":
-            yield
-            return
-        matmul = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
-        try:
-            with torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            ):
-                yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = matmul

@@ -85,11 +85,12 @@ class WarmKernel(Protocol):
         batch_size: int | None = None,
         start: Tensor | None = None,
         compact: bool = True,
+        confirm: Model | None = None,
     ) -> KernelResult:
         """Attack as a `Kernel` does; `start` (n, \\*shape) holds the first iterates.
 
         Without `compact` a sample does not leave at its first misclassification, which in a randomised model
-        is chance.
+        is chance. With `confirm` a misclassification counts only if that model misclassifies too.
         """
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metaeval import registry
 from metaeval.attacks import noise
+from metaeval.attacks.arithmetic import arithmetic, attacked_model
 from metaeval.attacks.catalogue import AttackSpec
 from metaeval.attacks.column import Floats
 from metaeval.attacks.kernel import KernelResult
@@ -49,8 +50,12 @@ class AttackRuns:
         sample_hashes: Sequence[str] | None,
         batch_size: int | None,
         device: torch.device,
+        precision: str = "float32",
     ) -> None:
-        self.model, self.spec, self.settings, self.norm = model, spec, settings, norm
+        self.model = attacked_model(model, device, precision, black_box=spec.black_box)
+        self.spec, self.settings, self.norm = spec, settings, norm
+        self._plain = model
+        self._confirm = self._float32 if precision != "float32" else None
         self.x, self.y = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
         self.forwards = np.zeros(len(x), dtype=np.int64)
         self.backwards = np.zeros(len(x), dtype=np.int64)
@@ -80,6 +85,8 @@ class AttackRuns:
         index = torch.from_numpy(rows).to(self.x.device)
         if self.randomised and self.spec.warm:
             extra["compact"] = False
+        if self._confirm and self.spec.warm:
+            extra["confirm"] = self._confirm
         keys = noise.sample_keys(self._seed, [self._hashes[row] for row in rows], epsilon.tolist())
         result = self._kernel(
             self.model,
@@ -98,3 +105,8 @@ class AttackRuns:
         return Attempt(
             result.candidates.detach(), result.success.cpu().numpy(), result.zero_gradient.cpu().numpy()
         )
+
+    def _float32(self, x: Tensor) -> Tensor:
+        with arithmetic(x.device, "float32"):
+            logits: Tensor = self._plain(x)
+            return logits

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from metaeval import outcomes
 from metaeval.attacks import catalogue, checks
+from metaeval.attacks.arithmetic import PRECISIONS, arithmetic
 from metaeval.attacks.catalogue import AttackSpec
 from metaeval.attacks.column import Bools, Column, Floats, Known
 from metaeval.attacks.runs import AttackRuns
@@ -79,6 +80,7 @@ def sweep(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     evidence: bool = False,
+    precision: str = "float32",
     **settings: Any,
 ) -> SweepResult:
     """Attack every sample at every epsilon and say what each verdict rests on.
@@ -111,6 +113,9 @@ def sweep(
         Where to compute; by default where the model is.
     evidence : bool
         Return the smallest adversarials too.
+    precision : {"float32", "tf32", "bfloat16"}
+        What attacks compute in; TF32 exists on CUDA only, bfloat16 is for attacks with gradients.
+        Adversarials are verified in float32 whatever it is.
     **settings
         The attack's settings, as in a study; defaults for those not given.
 
@@ -135,6 +140,7 @@ def sweep(
         batch_size=batch_size,
         device=device,
         evidence=evidence,
+        precision=precision,
     )
 
 
@@ -155,6 +161,7 @@ def run(
     evidence: bool = False,
     known: Known | None = None,
     clean_prediction: Integers | None = None,
+    precision: str = "float32",
 ) -> SweepResult:
     """Do what `sweep` does, with a resolved attack and with what an earlier call left.
 
@@ -167,14 +174,16 @@ def run(
     clean_prediction : ndarray, optional
         int64 (n,): predictions of the same model on the same inputs, if they are known already.
     """
-    _check_arguments(spec, norm, epsilons, search)
+    _check_arguments(spec, norm, epsilons, search, precision)
     checks.check_data(x, y)
     place = _place(model, device)
     model.to(place)
     flags: checks.Flags = {}
-    with checks.plain_float32(place), checks.guarded(model, flags):
+    with arithmetic(place, precision), checks.guarded(model, flags):
         evaluator = Evaluator(model, place)
-        runs = AttackRuns(model, x, y, spec, settings, norm, seed, sample_hashes, batch_size, place)
+        runs = AttackRuns(
+            model, x, y, spec, settings, norm, seed, sample_hashes, batch_size, place, precision
+        )
         if clean_prediction is None:
             clean_prediction = predictions(evaluator.logits(runs.x)).cpu().numpy()
         column, correct, taken = _start(spec, epsilons, norm, known, clean_prediction == y)
@@ -282,11 +291,13 @@ def _evidence(points: Points | None, x: npt.NDArray[np.float32]) -> npt.NDArray[
     return evidence
 
 
-def _check_arguments(spec: AttackSpec, norm: str, epsilons: Floats, search: str) -> None:
+def _check_arguments(spec: AttackSpec, norm: str, epsilons: Floats, search: str, precision: str) -> None:
     if norm not in outcomes.NORMS:
         raise UsageError(*unknown("norm", norm, outcomes.NORMS)[:1])
     if search not in SEARCHES:
         raise UsageError(*unknown("search", search, SEARCHES)[:1])
+    if precision not in PRECISIONS:
+        raise UsageError(*unknown("precision", precision, PRECISIONS)[:1])
     if reason := catalogue.problems(spec, norm=norm):
         raise UsageError(reason)
     if epsilons.ndim != 1 or not np.isfinite(epsilons).all() or (epsilons < 0).any():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metaeval import outcomes
+from metaeval.attacks.arithmetic import arithmetic
 from metaeval.attacks.geometry import norms, project
 from metaeval.attacks.kernel import batches, check_logits
 
@@ -62,7 +63,7 @@ class Evaluator:
         """Return the logits (n, classes) of `x`."""
         parts = []
         self.model.eval()  # some libraries' attacks leave a model in training mode
-        with torch.no_grad():
+        with torch.no_grad(), arithmetic(self.device, "float32"):
             for rows in batches(len(x), self.rows):
                 part = x[rows]
                 full = part

@@ -43,13 +43,21 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def pin_precision() -> dict[str, str | bool]:
-    """Switch this process to float32 without TF32 and to deterministic kernels; return what is recorded."""
+def pin_precision(precision: str) -> dict[str, str | bool]:
+    """Switch this process to float32 without TF32 and to deterministic kernels.
+
+    Returns what is recorded of the attacks' `precision`, which they switch to themselves.
+    """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    return {"dtype": "float32", "tf32": False, "autocast": False}
+    bfloat16 = precision == "bfloat16"
+    return {
+        "dtype": "bfloat16" if bfloat16 else "float32",
+        "tf32": precision == "tf32",
+        "autocast": bfloat16,
+    }
 
 
 @contextmanager

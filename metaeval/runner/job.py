@@ -78,7 +78,7 @@ class Job:
         self.batch_size = batch_size
         self.study, self.plan, self.samples = prepared.study, prepared.plan, prepared.samples
         self.summary = Summary(store.directory)
-        self.precision = pin_precision()
+        self.precision = pin_precision(prepared.study.study.precision)
         self.loaded: dict[str, LoadedModel] = {}
         self.identities: dict[tuple[str, str, str], str] = {}
         self.progress = Progress(0.0, quiet=True)
@@ -198,6 +198,7 @@ class Job:
                 self.samples,
                 self.store,
                 seed=self.study.study.seed,
+                precision=self.study.study.precision,
                 batch_size=size,
                 device=self.device,
                 clean_prediction=clean[task.start : task.stop],

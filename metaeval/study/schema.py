@@ -42,6 +42,9 @@ class StudyTable(Table):
         default_factory=fields.taken_from("name"), description="the report's title; default: the name"
     )
     seed: fields.Seed = Field(default=0, description="the seed of selection, training and attacks")
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        default="float32", description="what attacks compute in; adversarials are verified in float32"
+    )
 
 
 class AttackTable(Table):
