@@ -52,7 +52,7 @@ def test_unknown_attacks_name_the_nearest():
 
 def test_settings_are_resolved_and_checked_all_at_once():
     spec = catalogue.get("apgd-ce")
-    assert catalogue.resolve_settings(spec, {}) == {"iterations": 100, "restarts": 1}
+    assert catalogue.resolve_settings(spec, {}) == {"iterations": 100, "restarts": 1, "eot": 1}
     assert catalogue.resolve_settings(spec, {"iterations": "20"})["iterations"] == 20
     step = catalogue.resolve_settings(catalogue.get("pgd@torchattacks"), {"relative_step_size": "1/8"})
     assert step["relative_step_size"] == 0.125

@@ -49,7 +49,7 @@ SAID = [
         "2:1: titel: unknown key; the study file takes analysis, data, models, report, schema_version, "
         "study, threat_models"
     ),
-    "5:1: study.sead: unknown key; [study] takes name, seed, title; did you mean 'seed'?",
+    "5:1: study.sead: unknown key; [study] takes name, precision, seed, title; did you mean 'seed'?",
     "8:1: data.samples: expected a whole number of at least 1, or 'all', got 'ten'",
     ("9:1: data.select: unknown select 'frist'; allowed: first, random, stratified; did you mean 'first'?"),
     "10:3: models[0].architecture: missing: a built-in name or 'module:callable'",
@@ -166,7 +166,7 @@ SINGLE = [
     (
         'name = "s"',
         'nmae = "s"',
-        "4:1: study.nmae: unknown key; [study] takes name, seed, title; did you mean 'name'?",
+        "4:1: study.nmae: unknown key; [study] takes name, precision, seed, title; did you mean 'name'?",
     ),
     (
         'name = "s"',
