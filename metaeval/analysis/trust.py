@@ -10,7 +10,7 @@ import xarray as xr
 from metaeval.analysis import curves
 from metaeval.analysis.reading import attacks, models, norm_dataset, norms, status
 
-FOOTNOTES = ("incomplete", "reduced", "rejected_claims", "overruled", "train_mode")
+FOOTNOTES = ("loss_switched", "incomplete", "reduced", "rejected_claims", "overruled", "train_mode")
 SHARES = ("zero_gradient", "unperturbed", "only_black_box")
 NOTABLE_SHARE = 0.01  # a sample or two of these are no sign
 

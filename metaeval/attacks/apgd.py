@@ -17,12 +17,16 @@ that (`compact=False`) every iterate equals the one of pyautoattack 0.2.0 bit fo
     Passes whose gradients are averaged in each step, at least 1 (expectation over transformation, Athalye
     et al. 2018): more than one for models that answer at random (published: 20).
 
+`run_ce` repeats its runs with the DLR loss (the margin, for two classes) where the cross-entropy's gradient
+vanished and nothing was found: saturated logits are no robustness. The result marks such samples.
+
 They also take ``start``: points (n, \\*shape) from which the first restart begins instead of a random point.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -180,17 +184,15 @@ def _run_pool(
     targets: int,
 ) -> None:
     """Run all targets and restarts of the samples `pool` (row numbers), each on those not broken yet."""
-    ranking = None
+    result, ranking = attack.result, None
     if attack.loss == "targeted-dlr":
         logits = forward(attack.model, x[pool], attack.batch_size)
         check_classes(attack.loss, logits)
         ranking = logits.sort(dim=1)[1]
         targets = min(targets, ranking.shape[1] - 1)
-        attack.result.forwards[pool] += 1
-    for run in range(restarts * (targets if ranking is not None else 1)):
-        rows = (~attack.result.success[pool]).nonzero().squeeze(1)
-        if len(rows) == 0:
-            return
+        result.forwards[pool] += 1
+
+    def restart(attack: Attack, rows: Tensor, run: int) -> None:
         ids = pool[rows]
         cold = start is None or run % restarts > 0
         begin = (
@@ -200,6 +202,22 @@ def _run_pool(
         )
         target = None if ranking is None else ranking[rows, -2 - run // restarts]
         run_once(attack, ids, x[ids], y[ids], target, epsilon[ids], begin)
+
+    for run in range(restarts * (targets if ranking is not None else 1)):
+        rows = (~result.success[pool]).nonzero().squeeze(1)
+        if len(rows) == 0:
+            return
+        restart(attack, rows, run)
+    # The cross-entropy of large logits is 0 in float32, and so is its gradient: that is no robustness.
+    blind = pool[result.zero_gradient[pool] & ~result.success[pool]]
+    if attack.loss != "ce" or len(blind) == 0:
+        return
+    result.switched[blind], result.zero_gradient[blind] = True, False
+    switched = replace(attack, loss="dlr-or-margin")
+    for run in range(restarts):
+        rows = (result.switched[pool] & ~result.success[pool]).nonzero().squeeze(1)
+        if len(rows):
+            restart(switched, rows, run)
 
 
 def _random_start(attack: Attack, x: Tensor, epsilon: Tensor, keys: Tensor) -> Tensor:

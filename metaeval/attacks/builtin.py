@@ -59,6 +59,7 @@ ATTACKS = (
         norms=_BOTH,
         kind="fixed-epsilon",
         run="metaeval.attacks.apgd:run_ce",
+        revision=2,
         implementation="metaeval",
         citation=_APGD,
         passes=_apgd_passes,

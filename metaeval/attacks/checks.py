@@ -19,6 +19,8 @@ Flags = dict[str, float]
 # What each flag says; 0 is what one wants to see. All are numbers, so that they fit one array.
 FLAG_MEANINGS = {
     "zero_gradient": "share of attacked samples of which a failed run met a (near) zero gradient",
+    "loss_switched": "share of attacked samples on which the cross-entropy's gradient vanished, so that the "
+    "attack went on with the DLR loss",
     "randomised": "1 if two forward passes of the same inputs disagree; adversarials go by the majority of 9",
     "probabilities": "1 if the outputs look like probabilities and not like logits",
     "nonfinite_logits": "share of samples whose logits contain NaN; they count as misclassified",

@@ -30,6 +30,8 @@ class KernelResult:
         int64 (n,): passes through the model spent on the sample.
     zero_gradient : Tensor
         bool (n,): no adversarial was found and some gradient was (near) zero: the failure says little.
+    switched : Tensor
+        bool (n,): the loss's gradient vanished, so that another loss was tried.
     """
 
     candidates: Tensor
@@ -37,6 +39,7 @@ class KernelResult:
     forwards: Tensor
     backwards: Tensor
     zero_gradient: Tensor
+    switched: Tensor
 
     @classmethod
     def failed(cls, x: Tensor) -> KernelResult:
@@ -48,6 +51,7 @@ class KernelResult:
             forwards=torch.zeros(n, dtype=torch.int64, device=device),
             backwards=torch.zeros(n, dtype=torch.int64, device=device),
             zero_gradient=torch.zeros(n, dtype=torch.bool, device=device),
+            switched=torch.zeros(n, dtype=torch.bool, device=device),
         )
 
 

@@ -32,6 +32,14 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     return -(_at(logits, y) - _at(logits, target)) / scale
 
 
+def dlr_or_margin(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """Return the DLR loss (n,), or minus the margin where two classes are too few for it.
+
+    Neither saturates: both keep a gradient where logits are so large that the cross-entropy is 0 in float32.
+    """
+    return dlr(logits, y) if logits.shape[1] > 2 else -margin(logits, y)
+
+
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Return the label's logit minus the largest other one (n,): negative where misclassified."""
     others = logits.scatter(1, y[:, None], -torch.inf)
@@ -42,5 +50,10 @@ def _at(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes[:, None]).squeeze(1)
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "dlr": dlr, "targeted-dlr": targeted_dlr}
-MINIMUM_CLASSES = {"ce": 2, "dlr": 3, "targeted-dlr": 4}
+LOSSES: dict[str, Loss] = {
+    "ce": cross_entropy,
+    "dlr": dlr,
+    "targeted-dlr": targeted_dlr,
+    "dlr-or-margin": dlr_or_margin,
+}
+MINIMUM_CLASSES = {"ce": 2, "dlr": 3, "targeted-dlr": 4, "dlr-or-margin": 2}

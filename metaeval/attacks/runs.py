@@ -34,6 +34,8 @@ class AttackRuns:
         int64 (n,): passes spent so far.
     moved : ndarray
         bool (n,): some run returned another point than the input.
+    switched : ndarray
+        bool (n,): the attack's loss had no gradient, so that it took another one.
     randomised : bool
         The model answers at random, so that no run may stop at the first misclassification.
     """
@@ -60,6 +62,7 @@ class AttackRuns:
         self.forwards = np.zeros(len(x), dtype=np.int64)
         self.backwards = np.zeros(len(x), dtype=np.int64)
         self.moved = np.zeros(len(x), dtype=bool)
+        self.switched = np.zeros(len(x), dtype=bool)
         self.randomised = False
         self._seed = seed
         self._hashes = hash_samples(x) if sample_hashes is None else sample_hashes
@@ -101,6 +104,7 @@ class AttackRuns:
         )
         self.forwards[rows] += result.forwards.cpu().numpy()
         self.backwards[rows] += result.backwards.cpu().numpy()
+        self.switched[rows] |= result.switched.cpu().numpy()
         self.moved[rows] |= (result.candidates != self.x[index]).flatten(1).any(dim=1).cpu().numpy()
         return Attempt(
             result.candidates.detach(), result.success.cpu().numpy(), result.zero_gradient.cpu().numpy()

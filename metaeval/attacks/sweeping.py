@@ -206,6 +206,7 @@ def run(
             points, rejected, suspicious = fill(column, rows, runs, evaluator, mode)
             flags["rejected_claims"] = float(rejected)
             flags["zero_gradient"] = suspicious / len(rows)
+            flags["loss_switched"] = float(runs.switched[rows].mean())
             flags["unperturbed"] = float((~runs.moved[rows]).mean())
             flags["nonfinite_logits"] = float((clean_prediction == -1).mean())
     return SweepResult(

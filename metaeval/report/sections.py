@@ -19,6 +19,8 @@ from metaeval.report.words import escape, strong
 MEANINGS = {
     "zero_gradient": "gradients vanish (for up to {value} of the samples, {where}), so that gradient attacks "
     "may be blind: a sign of gradient masking",
+    "loss_switched": "the cross-entropy has no gradient (for up to {value} of the samples, {where}): "
+    "logits are so large that it is 0; the attack went on with the DLR loss",
     "randomised": "the model answers differently when asked twice ({where}): one run says little about it",
     "probabilities": "outputs look like probabilities and not like logits ({where}), which weakens losses",
     "nonfinite_logits": "logits of {value} of the samples are not finite: counted as misclassified ({where})",
@@ -37,7 +39,7 @@ MEANINGS = {
     "published": "clean accuracy is off the published one by {value}",
 }
 BOOKKEEPING = ("selection",)  # what the aggregates cover: long, and the page shows it anyway
-SHARES = ("zero_gradient", "nonfinite_logits", "unperturbed", "only_black_box")
+SHARES = ("zero_gradient", "loss_switched", "nonfinite_logits", "unperturbed", "only_black_box")
 
 
 def trust_section(cube: xr.DataTree) -> str:

@@ -289,15 +289,21 @@ class Scaled(nn.Module):
     ("scale", "loss", "flagged"),
     [(1, "ce", False), (1, "dlr", False), (100, "ce", True), (1000, "ce", True), (1000, "dlr", False)],
 )
-def test_saturated_gradients_are_reported(shared_data: Path, scale: float, loss: str, flagged: bool) -> None:
+def test_saturated_gradients_lead_to_another_loss(
+    shared_data: Path, scale: float, loss: str, flagged: bool
+) -> None:
+    shared_data: Path, scale: float, loss: str, flagged: bool
+) -> None:
     model = Scaled(network(shared_data, "mmr_univ_mnist"), scale)
     x, y = correct_samples(shared_data, model, 16)
     epsilon = torch.full((16,), 0.05, dtype=torch.float64)
     for norm in ("linf", "l2"):
         result = apgd(model, x, y, epsilon, norm=norm, keys=sample_keys(x, epsilon), loss=loss, iterations=10)
         assert not result.success.any()
-        share = result.zero_gradient.double().mean()
+        share = result.switched.double().mean()
         assert share > 0.9 if flagged else share == 0
+        assert not result.zero_gradient.any(), "the DLR loss does not saturate"
+        assert (result.backwards == 11 + 11 * result.switched).all()
 
 
 @pytest.mark.parametrize("blind", range(6))
@@ -311,8 +317,9 @@ def test_one_zero_gradient_anywhere_in_a_failed_run_is_reported(blind: int) -> N
     x = torch.full((2, 5), 0.5)
     y, epsilon = torch.zeros(2, dtype=torch.int64), torch.full((2,), 0.1, dtype=torch.float64)
     result = apgd(model, x, y, epsilon, norm="l2", keys=torch.arange(2), iterations=4)
-    assert len(calls) == 5
-    assert result.zero_gradient.tolist() == [blind > 0] * 2
+    assert len(calls) == (10 if blind else 5)
+    assert result.switched.tolist() == [blind > 0] * 2
+    assert not result.zero_gradient.any()
 
 
 def test_a_model_without_gradients_is_reported_and_not_an_error() -> None:

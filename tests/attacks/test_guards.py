@@ -106,3 +106,28 @@ def test_random_answers_are_judged_by_the_majority(probability: float, verdict: 
     assert result.flags["randomised"] == 1
     broken = result.cells[:, 0] == 2
     assert broken.mean() > 0.9 if verdict else broken.mean() < 0.05
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("factor", [1.0, 1e5])
+def test_saturated_logits_are_no_robustness(factor: float, classes: int) -> None:
+    """Logits times 100,000 have no cross-entropy gradient left; the verdicts must stay what they were."""
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(12, classes)
+    x = np.random.default_rng(0).uniform(0.3, 0.7, (40, 12)).astype(np.float32)
+    y = linear(torch.from_numpy(x)).argmax(1).numpy()
+    with torch.no_grad():
+        linear.weight *= factor
+        linear.bias *= factor
+    result = sweep(linear, x, y, epsilons=[0.02, 0.05, 0.1, 0.3], attack="apgd-ce")
+    weight, bias = linear.weight.detach().double().numpy(), linear.bias.detach().double().numpy()
+    logits = x @ weight.T + bias
+    difference = weight[y][:, None] - weight[None]
+    distance = (logits[np.arange(40), y][:, None] - logits) / np.maximum(np.abs(difference).sum(2), 1e-12)
+    distance[np.arange(40), y] = np.inf
+    broken = result.cells < 5
+    exists = distance.min(axis=1)[:, None] <= np.array([0.02, 0.05, 0.1, 0.3]) * 0.999
+    assert not (broken & (distance.min(axis=1)[:, None] > np.array([0.02, 0.05, 0.1, 0.3]) * 1.001)).any()
+    assert (broken[exists]).mean() > (0.999 if classes == 2 else 0.9)
+    assert (result.flags["loss_switched"] > 0.5) == (factor > 1)
+    assert result.flags["zero_gradient"] < 0.05
