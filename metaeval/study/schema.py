@@ -69,6 +69,9 @@ class ThreatModel(Table):
     epsilons: fields.Epsilons = Field(min_length=1, description="a list of radii or 'start:stop:count'")
     attacks: tuple[fields.Text, ...] = Field(min_length=1, description="names of attacks")
     search: Literal["exact", "frontier"] = Field(default="frontier", description="how epsilons are searched")
+    evidence: bool = Field(
+        default=False, description="whether the smallest adversarial of every sample is kept in the cube"
+    )
     attack: tuple[AttackTable, ...] = ()
 
 
