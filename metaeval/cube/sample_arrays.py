@@ -30,7 +30,7 @@ _COLUMN = {
     "backwards": np.int64,
     "cell": np.uint8,
 }
-_FOUND = (Cell.BROKEN, Cell.BROKEN_ENVELOPE, Cell.BROKEN_OVERRULED)
+FOUND = (Cell.BROKEN, Cell.BROKEN_ENVELOPE, Cell.BROKEN_OVERRULED)
 _CLEAN = ("prediction", "logits")
 
 
@@ -53,7 +53,7 @@ class Column:
 
     def claimed(self) -> npt.NDArray[np.bool_]:
         """Return of which samples an adversarial was found, bool `(sample,)`."""
-        found = np.isin(self.cell, _FOUND).any(axis=1)
+        found = np.isin(self.cell, FOUND).any(axis=1)
         # A randomised model has verdicts and no distance; a minimum-norm attack may lie above all levels.
         return np.where(np.isnan(self.distance), found, np.isfinite(self.distance) & (self.distance > 0))
 
