@@ -245,21 +245,23 @@ class _Replay:
         found = self.store.read_column(*names, task.shard, identity)
         if found is None:
             raise UsageError("the stored values do not match their record; the next run computes them again")
-        if EVIDENCE not in record.checksums:
-            missing = int(found.column.claimed().sum())
+        column, rows = found.column, slice(0, len(hashes))
+        missing = int((column.claimed() & ~column.kept()).sum())
+        if missing and column.evidence is None:
             raise UsageError(
                 f"incomplete: computed without evidence, {missing} adversarials were found and are not "
                 "stored; the next run with evidence = true finds them again"
             )
-        column, rows = found.column, slice(0, len(hashes))
-        assert column.evidence is not None
+        evidence = column.evidence
+        if evidence is None:  # and none is missing
+            evidence = np.empty((len(column.distance), *self.prepared.samples.x.shape[1:]), dtype=np.float32)
         levels = np.array([epsilon for epsilon in record.epsilons if epsilon > 0])
         cell = column.cell[rows, self.store.levels(task.attack.norm, levels.tolist())]
         return _Stored(
             column.distance[rows],
             column.claimed()[rows],
             column.kept()[rows],
-            column.evidence[rows],
+            evidence[rows],
             levels,
             np.isin(cell, FOUND),
         )
