@@ -221,7 +221,7 @@ def _recorded(journal: Journal, task: Task, prepared: Prepared) -> bool:
 def _size(count: int) -> str:
     units = ("bytes", "kB", "MB", "GB", "TB")
     power = min((len(str(count)) - 1) // 3, len(units) - 1)
-    return f"{count / 1000**power:.3g} {units[power]}"
+    return f"{count / 1000**power:,.1f} {units[power]}"
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> list[str]:

@@ -24,6 +24,7 @@ from metaeval.runner.forecast import forecast
 from metaeval.runner.prepare import prepare
 from metaeval.runner.records import read_lock
 from metaeval.runner.replay import replay
+from metaeval.runner.run import run_study
 from metaeval.study.load import load_study
 
 TASK = Task("first", "linf", "apgd-ce", 0)
@@ -295,7 +296,7 @@ def test_the_plan_says_what_evidence_takes(small: Evidence) -> None:
     study = load_study(small.write(**changes))  # type: ignore[arg-type]
     expected = forecast(prepare(study), directory=small.output, device=torch.device("cpu"))
     assert expected.evidence_bytes == 2 * 3 * 14 * 4 * 4
-    assert "evidence: up to 1.34 kB of adversarials" in expected.text()
+    assert "evidence: up to 1.3 kB of adversarials" in expected.text()
     small.run(**changes)
     array = zarr.open_array(small.output / "cube.zarr" / "samples" / "linf" / "evidence", mode="r")
     assert array.nbytes == expected.evidence_bytes
@@ -310,3 +311,20 @@ def test_a_running_study_keeps_the_replay_out(small: Evidence) -> None:
     small.run()
     with Lock(small.output, "run"), pytest.raises(LockedError):
         small.replay()
+
+
+def test_a_trained_model_is_taken_from_the_cache_and_never_trained_to_verify(
+    small: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METAEVAL_CACHE_DIR", str(small.folder / "cache"))
+    table = '[[models]]\nsource = "train"\nname = "trained"\narchitecture = "mlp"\nwidth = 8\nepochs = 1'
+    study = load_study(small.write(tables=table))
+    text = study.path.read_text().replace("samples = ", 'train_split = "test"\nsamples = ')
+    study.path.write_text(text)
+    run_study(load_study(study.path), output=small.output, device="cpu", quiet=True)
+    (column,) = small.replay()
+    assert column.good
+    (small.folder / "cache").rename(small.folder / "elsewhere")
+    (column,) = small.replay()
+    assert "not in the cache" in column.problems[0]
+    assert not (small.folder / "cache").exists()
