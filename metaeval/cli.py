@@ -203,7 +203,14 @@ def status(place: Place = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(place: Place = None) -> None:
+def verify(
+    place: Place = None,
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="Check every kept adversarial again: box, norm and label.")
+    ] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
     """Check every finished task of a cube against its record; exit code 3 if anything differs."""
     from metaeval.cube.locks import Lock
     from metaeval.cube.verify import verify as find_differences
@@ -211,11 +218,27 @@ def verify(place: Place = None) -> None:
     folder = locate(place)
     with Lock(folder, "layout", exclusive=False, wait=60):
         findings = find_differences(folder)
-    for finding in findings:
-        print(finding)
-    if findings:
+    columns = []
+    if evidence:
+        from metaeval.runner.records import read_lock
+        from metaeval.runner.replay import replay
+
+        study = load(place) if place and place.suffix == ".toml" else read_lock(folder)
+        columns = replay(study, folder, device=device)
+    if as_json:
+        both = {"findings": [vars(finding) for finding in findings], "evidence": [asdict(c) for c in columns]}
+        print(json.dumps(both, indent=2))
+    else:
+        for finding in findings:
+            print(finding)
+        if columns:
+            print_table([column.row() for column in columns])
+        for line in (line for column in columns for line in column.lines()):
+            print(line)
+    if findings or not all(column.good for column in columns):
         raise typer.Exit(3)
-    print(f"{folder}: every record agrees with the cube")
+    if not as_json:
+        print(f"{folder}: every record agrees with the cube" + ", every adversarial is confirmed" * evidence)
 
 
 @app.command("list")

@@ -26,11 +26,15 @@ from metaeval.outcomes import NORMS
 
 @dataclass
 class NormAxes:
-    """Attacks, and epsilons with their labels, in order of arrival."""
+    """Attacks, and epsilons with their labels, in order of arrival.
+
+    `input_shape` is the shape of one input where adversarials are kept, else None.
+    """
 
     attacks: list[str] = field(default_factory=list)
     epsilons: list[float] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    input_shape: list[int] | None = None
 
 
 @dataclass
@@ -85,8 +89,17 @@ class Axes:
             self.hashes.append(hash_)
             self.labels.append(label)
 
-    def add_norm(self, norm: str, attacks: Sequence[str], epsilons: Sequence[tuple[float, str]]) -> None:
-        """Append the attacks and levels that are new; an epsilon written differently takes its new label."""
+    def add_norm(
+        self,
+        norm: str,
+        attacks: Sequence[str],
+        epsilons: Sequence[tuple[float, str]],
+        input_shape: Sequence[int] | None = None,
+    ) -> None:
+        """Append the attacks and levels that are new; an epsilon written differently takes its new label.
+
+        With `input_shape` the norm keeps adversarials of that shape from now on.
+        """
         if norm not in NORMS:
             message, near = unknown("norm", norm, NORMS)
             raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
@@ -98,6 +111,13 @@ class Axes:
             if not (math.isfinite(epsilon) and epsilon >= 0):
                 raise UsageError(f"epsilon {label!r} is not a finite number of at least 0")
         axes = self.norms.setdefault(norm, NormAxes())
+        shape = axes.input_shape if input_shape is None else [int(size) for size in input_shape]
+        if axes.input_shape not in (None, shape):
+            raise UsageError(
+                f"the cube keeps adversarials of the shape {axes.input_shape}, and the study's inputs have "
+                f"{shape}; choose another output folder or remove this one"
+            )
+        axes.input_shape = shape
         axes.attacks += [name for name in attacks if name not in set(axes.attacks)]
         for epsilon, label in epsilons:
             if epsilon in axes.epsilons:
@@ -119,6 +139,7 @@ class Axes:
                     "attacks": axes.attacks,
                     "epsilons": [epsilon_hex(epsilon) for epsilon in axes.epsilons],
                     "labels": axes.labels,
+                    **({} if axes.input_shape is None else {"input_shape": axes.input_shape}),
                 }
                 for norm, axes in self.norms.items()
             },
@@ -147,7 +168,12 @@ class Axes:
             )
         samples = content["samples"]
         norms = {
-            norm: NormAxes(axes["attacks"], [float.fromhex(e) for e in axes["epsilons"]], axes["labels"])
+            norm: NormAxes(
+                axes["attacks"],
+                [float.fromhex(epsilon) for epsilon in axes["epsilons"]],
+                axes["labels"],
+                axes.get("input_shape"),
+            )
             for norm, axes in content["norms"].items()
         }
         return cls(

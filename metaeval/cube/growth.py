@@ -10,7 +10,7 @@ import zarr
 
 from metaeval.cube import arrays
 from metaeval.cube.axes import Axes
-from metaeval.cube.layout import FORMAT, GROUPS, Variable
+from metaeval.cube.layout import EVIDENCE, FORMAT, GROUPS, Variable, evidence
 
 
 def sample_groups(axes: Axes) -> list[str]:
@@ -19,12 +19,22 @@ def sample_groups(axes: Axes) -> list[str]:
     return clean + [f"samples/{norm}" for norm in axes.norms]
 
 
+def variables(axes: Axes, group: str) -> dict[str, Variable]:
+    """Return a sample group's arrays: the layout's, and adversarials where they are kept."""
+    norm = axes.norms.get(group.removeprefix("samples/"))
+    if norm is None or norm.input_shape is None:
+        return GROUPS[group]
+    return {**GROUPS[group], EVIDENCE: evidence(len(norm.input_shape))}
+
+
 def sizes(axes: Axes, group: str) -> dict[str, int]:
     """Return the size of each dimension of a sample group."""
     result = {"model": len(axes.models), "sample": len(axes.ids), "logit": axes.logits}
     norm = axes.norms.get(group.removeprefix("samples/"))
     if norm is not None:
         result.update(attack=len(norm.attacks), level=len(norm.epsilons))
+        if norm.input_shape is not None:
+            result.update(zip(evidence(len(norm.input_shape)).dims[3:], norm.input_shape, strict=True))
     return result
 
 
@@ -43,7 +53,7 @@ def grow(path: Path, axes: Axes) -> None:
     if root.attrs.get("format") != FORMAT:
         root.attrs["format"] = FORMAT
     for group, name in changes:
-        described = GROUPS[group][name]
+        described = variables(axes, group)[name]
         node = root.require_group(group)
         expected = arrays.coordinate_attribute(GROUPS[group])
         if dict(node.attrs) != expected:
@@ -56,7 +66,7 @@ def differences(root: zarr.Group, axes: Axes) -> list[tuple[str, str]]:
     return [
         (group, name)
         for group in sample_groups(axes)
-        for name, described in GROUPS[group].items()
+        for name, described in variables(axes, group).items()
         if not _is_grown(root, axes, group, name, described)
     ]
 

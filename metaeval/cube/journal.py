@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from metaeval.cube.files import read_json, sync_folder, write_atomically
+from metaeval.cube.layout import EVIDENCE
 from metaeval.hashing import hash_json
 
 CLEAN = "clean"
@@ -77,7 +78,12 @@ def epsilon_hex(epsilon: float) -> str:
 
 
 def covers(
-    record: Record | None, identity: str, sample_hashes: Sequence[str], epsilons: Iterable[float]
+    record: Record | None,
+    identity: str,
+    sample_hashes: Sequence[str],
+    epsilons: Iterable[float],
+    *,
+    evidence: bool = False,
 ) -> bool:
     """Tell whether a record makes a task done.
 
@@ -91,8 +97,12 @@ def covers(
         Content hashes of the task's samples in order; they must be a prefix of the record's.
     epsilons : iterable of float
         Radii that the plan wants, any order; empty for the clean forward pass.
+    evidence : bool
+        Whether the plan wants the adversarials too.
     """
     if record is None or record.identity != identity:
+        return False
+    if evidence and EVIDENCE not in record.checksums:
         return False
     if tuple(sample_hashes) != record.sample_hashes[: len(sample_hashes)]:
         return False

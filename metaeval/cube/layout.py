@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 from metaeval.outcomes import CELL_MEANINGS, NORMS
 
@@ -179,8 +180,26 @@ MODELS_DTYPES: dict[str, Variable] = {
     "real": _real("model"),
 }
 
-# One task rewrites exactly one chunk of each sample array, and a new level only its own task's.
+EVIDENCE = "evidence"
+_INPUT_DIMS = {1: ("feature",), 2: ("height", "width"), 3: ("channel", "height", "width")}
+
+
+def evidence(rank: int) -> Variable:
+    """Return the array of a norm's smallest adversarials, for inputs of `rank` dimensions.
+
+    Part of `/samples/<norm>` only where a study asks for it.
+    """
+    return Variable(
+        ("model", "attack", "sample", *_INPUT_DIMS.get(rank, tuple(f"input_{i}" for i in range(rank)))),
+        "float32",
+        float("nan"),
+        attributes={"long_name": "the adversarial that distance is the norm of; NaN where none was found"},
+    )
+
+
+# One task rewrites whole chunks of each sample array, and a new level only its own task's.
 _SAMPLE_CHUNKS = {"model": 1, "attack": 1, "sample": SHARD, "level": 64}
+_SAMPLE_CHUNK_ITEMS = 2**23  # larger ones take fewer samples, so that one adversarial is read fast
 _AGGREGATE_CHUNK_ITEMS = 2**19
 
 
@@ -199,7 +218,14 @@ def chunk_shape(described: Variable, sizes: Mapping[str, int], *, growing: bool)
     if growing:
         if len(dims) == 1:  # coordinates: one chunk for all but samples
             return (max(_SAMPLE_CHUNKS.get(dims[0], 64), 64),)
-        return tuple(_SAMPLE_CHUNKS.get(dim, max(sizes[dim], 1)) for dim in dims)
+        fixed = {dim: _SAMPLE_CHUNKS.get(dim, max(sizes[dim], 1)) for dim in dims}
+        items = prod(fixed.values()) // SHARD  # of one sample
+        fixed["sample"] = max(
+            rows
+            for rows in range(1, SHARD + 1)
+            if SHARD % rows == 0 and (rows == 1 or rows * items <= _SAMPLE_CHUNK_ITEMS)
+        )
+        return tuple(fixed[dim] for dim in dims)
     shape = [max(sizes[dim], 1) for dim in dims]
     rest = 1
     for size in shape[1:]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,9 @@ import zarr
 from metaeval.cube import arrays
 from metaeval.cube.axes import Axes
 from metaeval.cube.journal import CLEAN, Record, Task
-from metaeval.cube.layout import SHARD
+from metaeval.cube.layout import EVIDENCE, SHARD
 from metaeval.hashing import hash_array
+from metaeval.outcomes import Cell
 
 Real = npt.NDArray[np.float64]
 Integer = npt.NDArray[np.int64]
@@ -29,6 +30,7 @@ _COLUMN = {
     "backwards": np.int64,
     "cell": np.uint8,
 }
+FOUND = (Cell.BROKEN, Cell.BROKEN_ENVELOPE, Cell.BROKEN_OVERRULED)
 _CLEAN = ("prediction", "logits")
 
 
@@ -38,6 +40,8 @@ class Column:
 
     `distance` and `searched` are float64 norms, `forwards` and `backwards` int64 counts (each `(sample,)`),
     `cell` is uint8 `(sample, level)` with the levels in the store's order; 0 where a level was not asked for.
+    `evidence` is float32 `(sample, *input)`, the smallest adversarials, NaN where there is none; None where
+    they are not kept.
     """
 
     distance: Real
@@ -45,11 +49,35 @@ class Column:
     forwards: Integer
     backwards: Integer
     cell: npt.NDArray[np.uint8]
+    evidence: npt.NDArray[np.float32] | None = None
+
+    def claimed(self) -> npt.NDArray[np.bool_]:
+        """Return of which samples an adversarial was found, bool `(sample,)`."""
+        found = np.isin(self.cell, FOUND).any(axis=1)
+        # A randomised model has verdicts and no distance; a minimum-norm attack may lie above all levels.
+        return np.where(np.isnan(self.distance), found, np.isfinite(self.distance) & (self.distance > 0))
+
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """Return of which samples an adversarial is kept, bool `(sample,)`."""
+        if self.evidence is None:
+            return np.zeros(len(self.distance), dtype=bool)
+        return np.asarray(~np.isnan(self.evidence).all(axis=tuple(range(1, self.evidence.ndim))))
 
 
 def column_values(column: Column) -> Values:
-    """Return a column's arrays by name, in the types that are stored."""
-    return {name: np.asarray(getattr(column, name), dtype=dtype) for name, dtype in _COLUMN.items()}
+    """Return a column's arrays by name, in the types that are stored.
+
+    Raises
+    ------
+    ValueError
+        If it has adversarials, but not of every sample of which one was found.
+    """
+    values = {name: np.asarray(getattr(column, name), dtype=dtype) for name, dtype in _COLUMN.items()}
+    if column.evidence is not None:
+        values[EVIDENCE] = np.asarray(column.evidence, dtype=np.float32)
+        if lost := int((column.claimed() & ~column.kept()).sum()):
+            raise ValueError(f"{lost} adversarials were found and are not there to be kept")
+    return values
 
 
 class SampleArrays:
@@ -64,46 +92,64 @@ class SampleArrays:
         """Forget opened arrays, after their shapes have changed."""
         self._handles.clear()
 
-    def check(self, task: Task, values: Values, widths: Mapping[str, int]) -> int:
+    def check(self, task: Task, values: Values, widths: Mapping[str, Sequence[int]]) -> int:
         """Return the number of rows of a task's values.
 
         Raises
         ------
         ValueError
-            If they do not fit the shard, each other, or `widths` (the size of a second axis).
+            If they do not fit the shard, each other, or `widths` (the sizes of further axes).
         """
         count, room = len(next(iter(values.values()))), self._room(task)
         if count > room:
             raise ValueError(f"{task}: {count} rows for a shard of {room} samples")
         for name, value in values.items():
-            expected = (count, widths[name]) if name in widths else (count,)
+            expected = (count, *widths.get(name, ()))
             if value.shape != expected:
                 raise ValueError(f"{task}: {name} has the shape {value.shape} instead of {expected}")
         return count
 
     def write(self, task: Task, values: Values) -> None:
-        """Write a task's chunks whole; rows that the values lack become fill values."""
-        start, room = task.shard * SHARD, self._room(task)
+        """Write a task's chunks whole; rows and adversarials that the values lack become fill values.
+
+        Raises
+        ------
+        OSError
+            If adversarials are not read back bit for bit.
+        """
+        room, index = self._room(task), self._index(task)
+        rows = slice(task.shard * SHARD, task.shard * SHARD + room)
         for name, value in values.items():
             array = self._array(task.norm, name)
             block = np.full((room, *value.shape[1:]), array.fill_value, dtype=value.dtype)
             block[: len(value)] = value
-            array[(*self._index(task), slice(start, start + room))] = block
+            array[(*index, rows)] = block
+            if name == EVIDENCE and array[(*index, rows)].tobytes() != block.tobytes():
+                raise OSError(f"{task}: the stored adversarials are not read back as they were written")
+        if EVIDENCE not in values and self._keeps_evidence(task):
+            array = self._array(task.norm, EVIDENCE)
+            array[(*index, rows)] = array.fill_value
 
-    def read(self, task: Task, record: Record, slabs: Values | None = None) -> Values | None:
+    def read(
+        self, task: Task, record: Record, slabs: Values | None = None, *, evidence: bool = True
+    ) -> Values | None:
         """Return the arrays that a record vouches for, or None if they are not what it says.
 
         A chunk that is missing, truncated or altered gives None, and so does a record of other samples or
         levels than the store's. `slabs` are the model's whole arrays, where they have been read already.
+        Without `evidence`, adversarials are left where they are: they may fill the disk, not the memory.
         """
         if not self._fits(task, record):
             return None
         index, start = self._index(task), task.shard * SHARD
         rows = slice(start, start + len(record.sample_hashes))
         values: Values = {}
-        for name in _names(task.norm):
+        names = _names(task.norm)
+        if evidence and EVIDENCE in record.checksums:
+            names += (EVIDENCE,)
+        for name in names:
             value: npt.NDArray[Any] | None
-            if slabs is not None:
+            if slabs is not None and name in slabs:
                 value = slabs[name][index[1:]][rows].copy()
             else:
                 read = self._array(task.norm, name).__getitem__
@@ -142,6 +188,9 @@ class SampleArrays:
             and task.attack in axes.attacks
             and tuple(axes.epsilons[: len(record.levels)]) == record.levels
         )
+
+    def _keeps_evidence(self, task: Task) -> bool:
+        return task.norm != CLEAN and self._axes.norms[task.norm].input_shape is not None
 
     def _index(self, task: Task) -> tuple[int, ...]:
         model = self._axes.models.index(task.model)

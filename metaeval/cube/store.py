@@ -19,7 +19,7 @@ import zarr
 from metaeval.cube import arrays, growth
 from metaeval.cube.axes import Axes
 from metaeval.cube.journal import CLEAN, Journal, Record, Task, now
-from metaeval.cube.layout import CUBE, MODELS_DTYPES, SHARD, variable
+from metaeval.cube.layout import CUBE, EVIDENCE, MODELS_DTYPES, SHARD, variable
 from metaeval.cube.sample_arrays import Column, Integer, Real, SampleArrays, column_values
 from metaeval.cube.selection import Selection
 from metaeval.errors import MissingInputError, UsageError
@@ -185,9 +185,18 @@ class CubeStore:
         self._axes.add_models(names)
         self._save_and_grow()
 
-    def ensure_norm(self, norm: str, attacks: Sequence[str], epsilons: Sequence[tuple[float, str]]) -> None:
-        """Append the attacks and the levels (radius, label) that are new; others keep their place."""
-        self._axes.add_norm(norm, attacks, epsilons)
+    def ensure_norm(
+        self,
+        norm: str,
+        attacks: Sequence[str],
+        epsilons: Sequence[tuple[float, str]],
+        input_shape: Sequence[int] | None = None,
+    ) -> None:
+        """Append the attacks and the levels (radius, label) that are new; others keep their place.
+
+        With `input_shape`, the shape of one input, there is room for adversarials from now on.
+        """
+        self._axes.add_norm(norm, attacks, epsilons, input_shape)
         self._save_and_grow()
 
     def set_attributes(self, attributes: Attributes) -> None:
@@ -244,7 +253,7 @@ class CubeStore:
             "prediction": np.asarray(prediction, dtype=np.int64),
             "logits": np.asarray(logits, dtype=np.float32),
         }
-        count = self.arrays.check(task, values, {"logits": self._axes.logits})
+        count = self.arrays.check(task, values, {"logits": (self._axes.logits,)})
         record = Record(
             identity=identity,
             sample_hashes=tuple(self._axes.hashes[shard * SHARD : shard * SHARD + count]),
@@ -312,7 +321,8 @@ class CubeStore:
         task = Task(model, norm, attack, shard)
         values: dict[str, npt.NDArray[Any]] = column_values(column)
         levels = self._axes.norms[norm].epsilons
-        count = self.arrays.check(task, values, {"cell": len(levels)})
+        shape = self._axes.norms[norm].input_shape or ()
+        count = self.arrays.check(task, values, {"cell": (len(levels),), EVIDENCE: shape})
         verdicts = np.vstack([values["cell"] != 0, np.zeros((1, len(levels)), dtype=bool)]).argmin(axis=0)
         record = Record(
             identity=identity,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -54,12 +55,13 @@ class ModelForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a study will cost on this machine."""
+    """What a study will cost on this machine; kept adversarials take `evidence_bytes` uncompressed."""
 
     study: str
     samples: int
     models: dict[str, ModelForecast]
     attacks: tuple[dict[str, Any], ...]
+    evidence_bytes: int = 0
 
     @property
     def seconds(self) -> float:
@@ -123,6 +125,8 @@ class Forecast:
             "",
             f"{tasks} tasks to do, {finished} recorded; about {duration(self.seconds)} on this machine",
         ]
+        if self.evidence_bytes:
+            lines.append(f"evidence: up to {_size(self.evidence_bytes)} of adversarials, before compression")
         return "\n".join(lines)
 
 
@@ -164,7 +168,9 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         }
         for attack in prepared.plan.attacks
     )
-    return Forecast(prepared.study.study.name, prepared.plan.samples, models, attacks)
+    kept = len(models) * sum(attack.evidence for attack in prepared.plan.attacks)
+    evidence_bytes = kept * prepared.plan.samples * math.prod(shape) * 4  # float32
+    return Forecast(prepared.study.study.name, prepared.plan.samples, models, attacks, evidence_bytes)
 
 
 def time_model(module: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> Speed:
@@ -208,7 +214,14 @@ def _recorded(journal: Journal, task: Task, prepared: Prepared) -> bool:
     record = journal.read(Key(task.model, task.attack.norm, task.attack.attack, task.shard))
     hashes = prepared.samples.hashes[task.start : task.stop]
     wanted = [epsilon.value for epsilon in task.attack.epsilons]
-    return record is not None and covers(record, record.identity, hashes, wanted)
+    identity = "" if record is None else record.identity
+    return covers(record, identity, hashes, wanted, evidence=task.attack.evidence)
+
+
+def _size(count: int) -> str:
+    units = ("bytes", "kB", "MB", "GB", "TB")
+    power = min((len(str(count)) - 1) // 3, len(units) - 1)
+    return f"{count / 1000**power:,.1f} {units[power]}"
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> list[str]:

@@ -20,9 +20,9 @@ from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import Progress, duration
 from metaeval.runner.publish import LOCK_WAIT, describe_study, publish
 from metaeval.runner.records import log_event, versions
-from metaeval.runner.tasks import run_clean, run_task
+from metaeval.runner.tasks import identity_of, run_clean, run_task
 from metaeval.sources.models import LoadedModel, ModelEntry, load_model, train_model
-from metaeval.study.identity import column_identity, study_hash
+from metaeval.study.identity import study_hash
 from metaeval.study.plan import Task
 
 
@@ -110,7 +110,8 @@ class Job:
             for norm in dict.fromkeys(attack.norm for attack in self.plan.attacks):
                 attacks = [attack for attack in self.plan.attacks if attack.norm == norm]
                 epsilons = [(epsilon.value, epsilon.label) for epsilon in attacks[0].epsilons]
-                self.store.ensure_norm(norm, [attack.attack for attack in attacks], epsilons)
+                shape = samples.x.shape[1:] if any(attack.evidence for attack in attacks) else None
+                self.store.ensure_norm(norm, [attack.attack for attack in attacks], epsilons, shape)
             describe_study(self.store, self.prepared, device=self.device, precision=self.precision)
 
     def _run_model(self, entry: ModelEntry, expected: Forecast) -> None:
@@ -218,17 +219,7 @@ class Job:
 
     def identity(self, task: Task, model: LoadedModel) -> str:
         """Return what decides the numbers of a task's column."""
-        attack = task.attack
-        return column_identity(
-            model_identity=model.identity,
-            norm=attack.norm,
-            attack=attack.attack,
-            attack_version=attack.version,
-            settings=dict(attack.settings),
-            search=attack.search,
-            seed=self.study.study.seed,
-            precision=self.precision,
-        )
+        return identity_of(task.attack, model.identity, self.study.study.seed, self.precision)
 
     def _fail(self, task: Task, error: Exception) -> None:
         """Mark a task failed, with the reason, and say so."""

@@ -130,6 +130,7 @@ def plan_attacks(study: Study, *, classes: int | None) -> tuple[list[AttackPlan]
                     reduced="; ".join(catalogue.reduced(spec, settings)),
                     epsilons=threat.epsilons,
                     cost=Cost(*cost),
+                    evidence=threat.evidence,
                 )
             )
     return attacks, problems

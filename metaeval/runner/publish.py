@@ -72,7 +72,7 @@ def publish(
         store.write_models([entry.name for entry in prepared.entries], columns)
         rebuild(store, _selection(prepared, loaded, identities))
     hashes = {"study": study_hash(study), "samples": hash_json(list(prepared.samples.hashes))}
-    write_lock(store.directory, study.to_dict(), hashes)
+    write_lock(store.directory, study, hashes)
 
 
 def describe_device(device: torch.device) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+import tomllib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,11 @@ from typing import Any
 
 import tomli_w
 
+from metaeval.errors import MissingInputError, UsageError
+from metaeval.study.load import restore_study
+from metaeval.study.schema import Study
+
+LOCK = "study.lock.toml"
 PACKAGES = ("metaeval", "numpy", "torch", "pyautoattack", "torchattacks", "safetensors", "xarray", "zarr")
 
 
@@ -26,13 +32,39 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_lock(directory: Path, resolved: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
-    """Write ``study.lock.toml``: the study with all defaults, versions and hashes."""
-    content = {"study": _without_none(resolved), "versions": versions(), "hashes": dict(hashes)}
-    target = directory / "study.lock.toml"
+def write_lock(directory: Path, study: Study, hashes: Mapping[str, str]) -> None:
+    """Write ``study.lock.toml``: the study with all defaults, its file, versions and hashes."""
+    content = {
+        "file": str(study.path.absolute()),
+        "study": _without_none(study.to_dict()),
+        "versions": versions(),
+        "hashes": dict(hashes),
+    }
+    target = directory / LOCK
     temporary = target.with_suffix(".toml.partial")
     temporary.write_text(tomli_w.dumps(content), encoding="utf-8")
     temporary.replace(target)
+
+
+def read_lock(directory: Path) -> Study:
+    """Return the study that last ran in a folder.
+
+    Raises
+    ------
+    MissingInputError
+        If no run has finished there.
+    UsageError
+        If the lock file is damaged or of another version.
+    """
+    file = directory / LOCK
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        resolved, path = content["study"], Path(content["file"])
+    except FileNotFoundError:
+        raise MissingInputError(f"there is no {file}; name the study file") from None
+    except (ValueError, KeyError):
+        raise UsageError(f"{file} is damaged or of another version; name the study file") from None
+    return restore_study(resolved, path)
 
 
 def log_event(directory: Path, event: str, **details: Any) -> None:

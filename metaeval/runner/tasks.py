@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,8 @@ from metaeval.cube.store import Column, CubeStore
 from metaeval.runner.devices import with_shrinking_batch
 from metaeval.runner.records import versions
 from metaeval.sources.data import Samples
-from metaeval.study.plan import Task
+from metaeval.study.identity import column_identity
+from metaeval.study.plan import AttackPlan, Task
 
 
 def run_task(
@@ -36,7 +38,8 @@ def run_task(
 ) -> sweeping.SweepResult | None:
     """Bring one task's column up to the plan and commit it; return None if it was complete already.
 
-    Samples that the record covers are attacked again only at new epsilons inside their bracket.
+    Samples that the record covers are attacked again only at new epsilons inside their bracket, or if their
+    adversarials are wanted and were not kept. A column that has adversarials goes on keeping them.
     """
     attack = task.attack
     wanted = [epsilon.value for epsilon in attack.epsilons]
@@ -45,9 +48,10 @@ def run_task(
     old = store.read_column(task.model, attack.norm, attack.attack, task.shard, identity)
     done: list[float] = []
     if old is not None:
-        if covers(old.record, identity, hashes, wanted):
+        if covers(old.record, identity, hashes, wanted, evidence=attack.evidence):
             return None
         done = list(old.record.epsilons)
+    evidence = attack.evidence or (old is not None and old.column.evidence is not None)
     levels = done + [epsilon for epsilon in wanted if epsilon not in done]
     positions = store.levels(attack.norm, levels).tolist()
 
@@ -66,7 +70,8 @@ def run_task(
             sample_hashes=hashes,
             batch_size=size,
             device=device,
-            known=None if old is None else _known(old.column, done, positions, len(hashes)),
+            evidence=evidence,
+            known=None if old is None else _known(old.column, done, positions, len(hashes), evidence),
             clean_prediction=clean_prediction,
             precision=precision,
         ),
@@ -87,12 +92,13 @@ def run_task(
             key: max(flags.get(key, 0.0), old.record.flags.get(key, 0.0))
             for key in {**old.record.flags, **flags}
         }
+    column = Column(result.distance, result.searched, forwards, backwards, cells, result.evidence)
     store.write_column(
         task.model,
         attack.norm,
         attack.attack,
         task.shard,
-        Column(result.distance, result.searched, forwards, backwards, cells),
+        column if old is None else _with_old_evidence(column, old.column),
         identity=identity,
         settings=attack.settings,
         reduced=[attack.reduced] if attack.reduced else [],
@@ -141,8 +147,39 @@ def run_clean(
     return np.concatenate(found), evaluator.forwards
 
 
-def _known(column: Column, epsilons: list[float], positions: Sequence[int], rows: int) -> Known:
-    """Return what is stored for the first `rows` samples; NaN where a sample is new."""
+def identity_of(
+    attack: AttackPlan, model_identity: str, seed: int, precision: Mapping[str, str | bool]
+) -> str:
+    """Return what decides the numbers of an attack's column on a model."""
+    return column_identity(
+        model_identity=model_identity,
+        norm=attack.norm,
+        attack=attack.attack,
+        attack_version=attack.version,
+        settings=dict(attack.settings),
+        search=attack.search,
+        seed=seed,
+        precision=precision,
+    )
+
+
+def _with_old_evidence(column: Column, old: Column) -> Column:
+    """Return a column with the earlier adversarials of the samples of which none smaller was found."""
+    if column.evidence is None or old.evidence is None:
+        return column
+    evidence, rows = column.evidence.copy(), min(len(column.distance), len(old.distance))
+    missing = np.flatnonzero((column.claimed() & ~column.kept())[:rows])
+    evidence[missing] = old.evidence[missing]
+    return replace(column, evidence=evidence)
+
+
+def _known(
+    column: Column, epsilons: list[float], positions: Sequence[int], rows: int, evidence: bool
+) -> Known:
+    """Return what is stored for the first `rows` samples; NaN where a sample is to be computed afresh.
+
+    That is where it is new, and where its adversarial is wanted and was not kept.
+    """
     kept = min(len(column.distance), rows)
 
     def padded(values: np.ndarray, fill: float) -> np.ndarray:
@@ -150,7 +187,10 @@ def _known(column: Column, epsilons: list[float], positions: Sequence[int], rows
         result[:kept] = values[:kept]
         return result
 
+    distance = column.distance
+    if evidence:
+        distance = np.where(column.claimed() & ~column.kept(), np.nan, distance)
     cells = column.cell[:, positions[: len(epsilons)]]
     return Known(
-        np.array(epsilons), padded(column.distance, np.nan), padded(column.searched, np.nan), padded(cells, 0)
+        np.array(epsilons), padded(distance, np.nan), padded(column.searched, np.nan), padded(cells, 0)
     )

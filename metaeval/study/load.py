@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import toml_rs
 from pydantic import ValidationError
@@ -60,6 +61,24 @@ def load_study(path: str | os.PathLike[str], *, attacks: Collection[str] | None 
         problems = [origin.problem(*mistake) for mistake in found.values()]
         raise StudyError(sorted(problems, key=lambda problem: (problem.line, problem.column, problem.key)))
     study._origin = origin
+    return study
+
+
+def restore_study(resolved: Mapping[str, Any], path: Path) -> Study:
+    """Return the study that `Study.to_dict` wrote down, as read from the file at `path`.
+
+    Raises
+    ------
+    UsageError
+        If it is not a study of this version.
+    """
+    try:
+        study = Study.model_validate(resolved, context={"base": path.parent})
+    except ValidationError as error:
+        raise UsageError(
+            f"the resolved study of {path} was written by another version: {error.error_count()} problems"
+        ) from None
+    study._origin = Origin(path, {}, {})
     return study
 
 

@@ -37,6 +37,8 @@ class AttackPlan:
         The settings that are weaker than the attack's standard, in words; empty if none.
     cost : Cost
         Predicted passes for one sample over all epsilons.
+    evidence : bool
+        Whether the smallest adversarials are kept.
     """
 
     norm: str
@@ -47,6 +49,7 @@ class AttackPlan:
     reduced: str
     epsilons: tuple[Epsilon, ...]
     cost: Cost
+    evidence: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import (
     Discriminator,
     Field,
     PrivateAttr,
+    StrictBool,
     Tag,
     field_validator,
     model_validator,
@@ -72,6 +73,9 @@ class ThreatModel(Table):
     epsilons: fields.Epsilons = Field(min_length=1, description="a list of radii or 'start:stop:count'")
     attacks: tuple[fields.Text, ...] = Field(min_length=1, description="names of attacks")
     search: Literal["exact", "frontier"] = Field(default="frontier", description="how epsilons are searched")
+    evidence: StrictBool = Field(
+        default=False, description="whether the smallest adversarial of every sample is kept in the cube"
+    )
     attack: tuple[AttackTable, ...] = ()
 
 

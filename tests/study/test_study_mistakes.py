@@ -344,7 +344,7 @@ SINGLE = [
         '"square"]',
         '"square"]\nmode = "cascade"',
         "14:1: threat_models[0].mode: unknown key; [[threat_models]] takes attack, attacks, epsilons, "
-        "norm, search",
+        "evidence, norm, search",
     ),
 ]
 
