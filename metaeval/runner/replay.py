@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 
 from metaeval import outcomes
-from metaeval.attacks.checks import plain_float32
 from metaeval.attacks.geometry import norms
 from metaeval.attacks.verify import Evaluator, predictions
 from metaeval.cube.journal import Record
@@ -150,7 +149,7 @@ def replay(study: Study, directory: Path, *, device: str = "auto") -> list[Colum
 class _Replay:
     def __init__(self, prepared: Prepared, store: CubeStore, device: torch.device) -> None:
         self.prepared, self.store, self.device = prepared, store, device
-        self.precision = pin_precision()
+        self.precision = pin_precision(prepared.study.study.precision)
 
     def columns(self) -> Iterator[ColumnReplay]:
         """Yield the result of every column, model by model; only one model is in memory at a time."""
@@ -290,8 +289,7 @@ class _Replay:
         robust = np.zeros(len(stored.kept), dtype=bool)
         if len(rows):
             labels = torch.from_numpy(self.prepared.samples.y[task.start + rows])
-            with plain_float32(self.device):
-                predicted = predictions(evaluator.logits(points.to(self.device))).cpu()
+            predicted = predictions(evaluator.logits(points.to(self.device))).cpu()
             robust[rows] = (predicted == labels).numpy()
         return reasons, robust
 

@@ -292,8 +292,6 @@ class Scaled(nn.Module):
 def test_saturated_gradients_lead_to_another_loss(
     shared_data: Path, scale: float, loss: str, flagged: bool
 ) -> None:
-    shared_data: Path, scale: float, loss: str, flagged: bool
-) -> None:
     model = Scaled(network(shared_data, "mmr_univ_mnist"), scale)
     x, y = correct_samples(shared_data, model, 16)
     epsilon = torch.full((16,), 0.05, dtype=torch.float64)
