@@ -102,11 +102,23 @@ class LevelSearch:
     def _frontier(self) -> None:
         tried = np.zeros_like(self.column.failed)
         while True:
-            self._search(self.column.bracket, ladder=True)
+            self._descend(tried)
             # A failure without gradients proves nothing about smaller balls: attack them one by one.
             self._search(lambda: np.where(self.suspicious, _lowest(self.column.open()), -1), ladder=True)
-            if not self._warm or not self._restart_warm(tried):
+            if not self._restart_warm(self._below(), tried):
                 return
+
+    def _descend(self, tried: Bools) -> None:
+        """Go down to the frontier; each level is tried shortly from the adversarial above it, then in full."""
+        while True:
+            # What the short run breaks needs no full one, and its success is the cheaper of the two.
+            self._restart_warm(self.column.bracket(), tried)
+            level = self.column.bracket()
+            rows = np.flatnonzero(level >= 0)
+            if len(rows) == 0:
+                return
+            broken = self._run(rows, level[rows])
+            self._descend_ladder(rows[broken])
 
     def _search(self, choose: Callable[[], Rows], *, ladder: bool) -> None:
         """Attack each sample at the level that `choose` names (-1: none) until it names none."""
@@ -162,14 +174,13 @@ class LevelSearch:
                 return
             rows = rows[self._record(rows, target, self._projected(rows, target))]
 
-    def _restart_warm(self, tried: Bools) -> bool:
-        """Run shortly from the projected adversarial at the level below it; tell whether anything broke."""
-        below = self._below()
-        rows = np.flatnonzero(self.found & (below >= 0))
-        rows = rows[~tried[rows, below[rows]]]
+    def _restart_warm(self, level: Rows, tried: Bools) -> bool:
+        """Run shortly at `level` (-1: nowhere) from the projected adversarial; tell whether anything broke."""
+        rows = np.flatnonzero(self.found & (level >= 0)) if self._warm else np.empty(0, dtype=np.int64)
+        rows = rows[~tried[rows, level[rows]]]
         if len(rows) == 0:
             return False
-        level = below[rows]
+        level = level[rows]
         tried[rows, level] = True
         attempt = self._attack(rows, self.column.levels[level], self._projected(rows, level))
         broken = self._check(rows, level, attempt)
