@@ -44,7 +44,7 @@ def goals(runs: list[Run]) -> list[Goal]:
         _bounded("cascade", runs),
         _fab(runs),
         *(_exact(plain) if plain else []),
-        *(_hostile(hostile) if hostile else []),
+        *(_hostile(hostile, plain) if hostile else []),
         *(_seconds(plain) if plain else []),
     ]
 
@@ -130,19 +130,42 @@ def _exact(runs: list[Run]) -> list[Goal]:
     return [Goal(3, "exact, no weaker cell", f"{weaker} of {cells}", weaker == 0)]
 
 
-def _hostile(runs: list[Run]) -> list[Goal]:
+def _hostile(runs: list[Run], plain: list[Run]) -> list[Goal]:
     weaker = sum(run["frontier"]["against_naive"]["weaker"] for run in runs)
     cells = sum(run["frontier"]["against_naive"]["cells"] for run in runs)
-    return [Goal(3, "frontier on hostile heads, no weaker cell", f"{weaker} of {cells}", weaker == 0)]
+    by_attack = ", ".join(
+        f"{attack} {sum(r['frontier']['against_naive']['weaker'] for r in runs if r['attack'] == attack)}"
+        for attack in sorted({run["attack"] for run in runs})
+    )
+    twins = {(run["setting"].split()[0], run["attack"], run["seed"]) for run in runs}
+    same = [run for run in plain if (run["setting"], run["attack"], run["seed"]) in twins]
+    beside = sum(run["frontier"]["against_naive"]["weaker"] for run in same)
+    return [
+        Goal(
+            3,
+            "frontier on hostile heads, no weaker cell",
+            f"{weaker} of {cells} ({by_attack}; the same settings and seeds without the factor: {beside} of "
+            f"{sum(run['frontier']['against_naive']['cells'] for run in same)})",
+            weaker == 0,
+        )
+    ]
 
 
 def _seconds(runs: list[Run]) -> list[Goal]:
     ratios = [run["frontier"]["seconds_ratio"] for run in runs]
+    mean = geometric_mean(ratios)
     return [
         Goal(
             4,
-            f"frontier, at least {LEAST_SECONDS_RATIO} times less CPU time",
-            f"{min(ratios):.2f} to {max(ratios):.2f}, geometric mean {geometric_mean(ratios):.2f}",
+            f"frontier, at least {LEAST_SECONDS_RATIO} times less CPU time in the geometric mean",
+            f"{mean:.2f}",
+            mean >= LEAST_SECONDS_RATIO,
+        ),
+        Goal(
+            4,
+            "the same in every run",
+            f"{min(ratios):.2f} to {max(ratios):.2f}, below in "
+            f"{sum(ratio < LEAST_SECONDS_RATIO for ratio in ratios)} of {len(runs)}",
             min(ratios) >= LEAST_SECONDS_RATIO,
-        )
+        ),
     ]

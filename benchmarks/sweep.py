@@ -1,6 +1,6 @@
 """Our sweep over eight epsilons against pyautoattack run once per epsilon; run by hand, see README.md.
 
-    python benchmarks/sweep.py --samples 100 --json sweep.json
+python benchmarks/sweep.py --samples 100 --json sweep.json
 """
 
 from __future__ import annotations

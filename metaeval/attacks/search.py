@@ -92,44 +92,41 @@ class LevelSearch:
     def run(self, mode: Mode) -> None:
         """Search until nothing is left to attack."""
         if mode == "exact":
-            self._search(lambda: _lowest(self.column.open()), ladder=False)
+            self._ascend(self.column.open)
         elif mode == "independent":
             column, self._separate = self.column, True
-            self._search(lambda: _lowest(~column.verified & ~column.failed), ladder=False)
+            self._ascend(lambda: ~column.verified & ~column.failed)
         else:
             self._frontier()
 
     def _frontier(self) -> None:
         tried = np.zeros_like(self.column.failed)
         while True:
-            self._descend(tried)
-            # A failure without gradients proves nothing about smaller balls: attack them one by one.
-            self._search(lambda: np.where(self.suspicious, _lowest(self.column.open()), -1), ladder=True)
-            if not self._restart_warm(self._below(), tried):
+            # What a short run from the adversarial above breaks needs no full run; its success is cheaper too.
+            while self._restart_warm(self.column.bracket(), tried):
+                pass
+            level = self._descending()
+            rows = np.flatnonzero(level >= 0)
+            if len(rows):
+                self._descend_ladder(rows[self._run(rows, level[rows])])
+            elif not self._restart_warm(self._below(), tried):
                 return
 
-    def _descend(self, tried: Bools) -> None:
-        """Go down to the frontier; each level is tried shortly from the adversarial above it, then in full."""
+    def _descending(self) -> Rows:
+        """Return the level at which a full run comes next, -1 for none."""
+        # A failure without gradients proves nothing about smaller balls: attack them one by one.
+        blind = np.where(self.suspicious, _lowest(self.column.open()), -1)
+        level = self.column.bracket()
+        return np.where(level >= 0, level, blind)
+
+    def _ascend(self, candidates: Callable[[], Bools]) -> None:
+        """Attack each sample at its lowest marked level until none is marked."""
         while True:
-            # What the short run breaks needs no full one, and its success is the cheaper of the two.
-            self._restart_warm(self.column.bracket(), tried)
-            level = self.column.bracket()
+            level = _lowest(candidates())
             rows = np.flatnonzero(level >= 0)
             if len(rows) == 0:
                 return
-            broken = self._run(rows, level[rows])
-            self._descend_ladder(rows[broken])
-
-    def _search(self, choose: Callable[[], Rows], *, ladder: bool) -> None:
-        """Attack each sample at the level that `choose` names (-1: none) until it names none."""
-        while True:
-            level = choose()
-            rows = np.flatnonzero(level >= 0)
-            if len(rows) == 0:
-                return
-            broken = self._run(rows, level[rows])
-            if ladder:
-                self._descend_ladder(rows[broken])
+            self._run(rows, level[rows])
 
     def _run(self, rows: Rows, level: Rows) -> Bools:
         epsilon = self.column.levels[level]
