@@ -102,7 +102,7 @@ class LevelSearch:
     def _frontier(self) -> None:
         tried = np.zeros_like(self.column.failed)
         while True:
-            # What a short run from the adversarial above breaks needs no full run; its success is cheaper too.
+            # What a short run from the adversarial above breaks needs no full one, and costs less to break.
             while self._restart_warm(self.column.bracket(), tried):
                 pass
             level = self._descending()
@@ -172,7 +172,7 @@ class LevelSearch:
             rows = rows[self._record(rows, target, self._projected(rows, target))]
 
     def _restart_warm(self, level: Rows, tried: Bools) -> bool:
-        """Run shortly at `level` (-1: nowhere) from the projected adversarial; tell whether anything broke."""
+        """Run shortly at `level` (-1: nowhere) from the adversarial above; tell whether anything broke."""
         rows = np.flatnonzero(self.found & (level >= 0)) if self._warm else np.empty(0, dtype=np.int64)
         rows = rows[~tried[rows, level[rows]]]
         if len(rows) == 0:
