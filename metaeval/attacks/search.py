@@ -92,32 +92,41 @@ class LevelSearch:
     def run(self, mode: Mode) -> None:
         """Search until nothing is left to attack."""
         if mode == "exact":
-            self._search(lambda: _lowest(self.column.open()), ladder=False)
+            self._ascend(self.column.open)
         elif mode == "independent":
             column, self._separate = self.column, True
-            self._search(lambda: _lowest(~column.verified & ~column.failed), ladder=False)
+            self._ascend(lambda: ~column.verified & ~column.failed)
         else:
             self._frontier()
 
     def _frontier(self) -> None:
         tried = np.zeros_like(self.column.failed)
         while True:
-            self._search(self.column.bracket, ladder=True)
-            # A failure without gradients proves nothing about smaller balls: attack them one by one.
-            self._search(lambda: np.where(self.suspicious, _lowest(self.column.open()), -1), ladder=True)
-            if not self._warm or not self._restart_warm(tried):
+            # What a short run from the adversarial above breaks needs no full one, and costs less to break.
+            while self._restart_warm(self.column.bracket(), tried):
+                pass
+            level = self._descending()
+            rows = np.flatnonzero(level >= 0)
+            if len(rows):
+                self._descend_ladder(rows[self._run(rows, level[rows])])
+            elif not self._restart_warm(self._below(), tried):
                 return
 
-    def _search(self, choose: Callable[[], Rows], *, ladder: bool) -> None:
-        """Attack each sample at the level that `choose` names (-1: none) until it names none."""
+    def _descending(self) -> Rows:
+        """Return the level at which a full run comes next, -1 for none."""
+        # A failure without gradients proves nothing about smaller balls: attack them one by one.
+        blind = np.where(self.suspicious, _lowest(self.column.open()), -1)
+        level = self.column.bracket()
+        return np.where(level >= 0, level, blind)
+
+    def _ascend(self, candidates: Callable[[], Bools]) -> None:
+        """Attack each sample at its lowest marked level until none is marked."""
         while True:
-            level = choose()
+            level = _lowest(candidates())
             rows = np.flatnonzero(level >= 0)
             if len(rows) == 0:
                 return
-            broken = self._run(rows, level[rows])
-            if ladder:
-                self._descend_ladder(rows[broken])
+            self._run(rows, level[rows])
 
     def _run(self, rows: Rows, level: Rows) -> Bools:
         epsilon = self.column.levels[level]
@@ -162,14 +171,13 @@ class LevelSearch:
                 return
             rows = rows[self._record(rows, target, self._projected(rows, target))]
 
-    def _restart_warm(self, tried: Bools) -> bool:
-        """Run shortly from the projected adversarial at the level below it; tell whether anything broke."""
-        below = self._below()
-        rows = np.flatnonzero(self.found & (below >= 0))
-        rows = rows[~tried[rows, below[rows]]]
+    def _restart_warm(self, level: Rows, tried: Bools) -> bool:
+        """Run shortly at `level` (-1: nowhere) from the adversarial above; tell whether anything broke."""
+        rows = np.flatnonzero(self.found & (level >= 0)) if self._warm else np.empty(0, dtype=np.int64)
+        rows = rows[~tried[rows, level[rows]]]
         if len(rows) == 0:
             return False
-        level = below[rows]
+        level = level[rows]
         tried[rows, level] = True
         attempt = self._attack(rows, self.column.levels[level], self._projected(rows, level))
         broken = self._check(rows, level, attempt)

@@ -82,7 +82,8 @@ def worlds(draw, faithful: bool = False):
         answer[rng.random(answer.shape) < 0.3] = 0
     adversarial[:, 0] = False
     blind = rng.random(answer.shape) < draw(st.sampled_from([0.0, 0.0, 0.3]))
-    warm = np.where(rng.random(answer.shape) < 0.5, (levels * FINE).astype(int), 0)
+    # Anything within the level: the level's own distance is where the ladder has just failed.
+    warm = rng.integers(0, (levels * FINE).astype(int) + 1, answer.shape)
     return World(levels, adversarial, answer, blind, warm)
 
 
@@ -122,36 +123,34 @@ class Twin:
                 return
             self.record(k, self.world.levels[k])
 
-    def descend(self) -> None:
-        while True:
-            robust = [k for k in range(len(self.world.levels)) if not self.broken(k)]
-            bound = max((k for k in robust if k in self.failed), default=-1)
-            above = [k for k in robust if k > bound]
-            if not above:
-                return
-            self.attack(max(above))
+    def bracket(self) -> int:
+        robust = [k for k in range(len(self.world.levels)) if not self.broken(k)]
+        bound = max((k for k in robust if k in self.failed), default=-1)
+        return max((k for k in robust if k > bound), default=-1)
 
-    def one_by_one(self) -> None:
-        while self.blind:
-            left = [k for k in range(len(self.world.levels)) if not self.broken(k) and k not in self.failed]
-            if not left:
-                return
-            self.attack(min(left))
+    def short(self, k: int) -> bool:
+        if k < 0 or not np.isfinite(self.distance) or k in self.tried:
+            return False
+        self.tried.add(k)
+        moved = self.world.warm[self.i, k]
+        if moved == 0 or not self.world.adversarial[self.i, moved]:
+            return False
+        self.record(k, moved / FINE)
+        self.ladder()
+        return True
 
     def frontier(self, warm: bool) -> None:
         while True:
-            self.descend()
-            self.one_by_one()
+            while warm and self.short(self.bracket()):
+                pass
             robust = [k for k in range(len(self.world.levels)) if not self.broken(k)]
-            if not warm or not np.isfinite(self.distance) or not robust or max(robust) in self.tried:
+            left = [k for k in robust if k not in self.failed] if self.blind else []
+            if self.bracket() >= 0:
+                self.attack(self.bracket())
+            elif left:
+                self.attack(min(left))
+            elif not warm or not self.short(max(robust, default=-1)):
                 return
-            k = max(robust)
-            self.tried.add(k)
-            moved = self.world.warm[self.i, k]
-            if moved == 0 or not self.world.adversarial[self.i, moved]:
-                return
-            self.record(k, moved / FINE)
-            self.ladder()
 
     def cell(self, k: int) -> Cell:
         if self.broken(k):
@@ -197,6 +196,21 @@ def test_every_frontier_cell_has_its_evidence(world, warm):
                     assert any(cells[j] == Cell.ROBUST for j in range(k + 1, len(cells)))
         failures = world.levels[[c == Cell.ROBUST for c in cells]]
         assert column.searched()[i] == failures.max(initial=0.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(worlds())
+def test_below_an_adversarial_a_short_run_comes_before_the_full_one(world):
+    world.blind[:] = False
+    column = world.search("frontier", warm=True).column
+    assert len(set(world.warm_runs)) == len(world.warm_runs), "a short run was repeated"
+    for i in range(len(world.answer)):
+        order = [k for j, k in world.runs if j == i]
+        for at, k in enumerate(order):
+            above = any(j > k and np.isfinite(world.verified(i, j)) for j in order[:at])
+            assert not above or (i, k) in world.warm_runs
+        for k, cell in enumerate(column.cells()[i]):
+            assert cell != Cell.ROBUST or k in order, "a short run's failure made a cell robust"
 
 
 @settings(max_examples=150, deadline=None)
