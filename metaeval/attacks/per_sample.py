@@ -10,7 +10,6 @@ or stops a whole batch at once), the samples are run one by one.
 from __future__ import annotations
 
 import contextlib
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -112,7 +111,8 @@ def _factory(generate: Callable[..., Tensor]) -> Any:
 
 def _alike(generate: Callable[..., Tensor]) -> Any:
     def draw(draws: Draws, _func: Any, args: Sequence[Any], _kwargs: dict[str, Any]) -> Tensor:
-        return draws.numbers(generate, args[0].shape).to(args[0])
+        drawn: Tensor = draws.numbers(generate, args[0].shape).to(args[0])
+        return drawn
 
     return draw
 
@@ -220,11 +220,11 @@ def run_library(
     for radius, rows in groups(epsilon, batch_size):
         run = build(watched, radius)
         try:
-            for part in rows.split(1 if alone else batch_size):
-                attack(run, part)
+            for part in batches(len(rows), 1 if alone else batch_size):
+                attack(run, rows[part])
         except SharedDraw:  # the library dropped a sample on its way
-            for row in rows.split(1):
-                attack(run, row)
+            for part in batches(len(rows), 1):
+                attack(run, rows[part])
     counted.settle()
     return result
 

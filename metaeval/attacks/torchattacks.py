@@ -175,4 +175,3 @@ def _library(
         result.candidates[rows] = attack(x[rows], labels).detach()
     counted.settle()
     return result
-

@@ -71,4 +71,5 @@ def _targeted(attack: Any, targets: int, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _next_class(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return (y + 1) % model(x).shape[1]
+    targets: Tensor = (y + 1) % model(x).shape[1]
+    return targets
