@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from metaeval.attacks.foolbox_table import ATTACKS as FOOLBOX
+from metaeval.attacks.shapes import tiled
 from metaeval.attacks.spec import AttackSpec, Passes, Setting
+from metaeval.attacks.torchattacks_table import ROWS
 
 _APGD = (
     "Croce and Hein 2020, Reliable evaluation of adversarial robustness with an ensemble of diverse "
     "parameter-free attacks"
 )
+_APGD_L1 = "Croce and Hein 2021, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers"
+_FAB = "Croce and Hein 2020, Minimally distorted adversarial examples with a fast adaptive boundary attack"
 _RESTARTS = Setting(1, "random restarts", 1, 1)
-_APGD_SETTINGS = {
-    "iterations": Setting(100, "gradient steps", 1, 100),
-    "restarts": _RESTARTS,
-    "eot": Setting(1, "gradients averaged in each step, for models that answer at random", 1),
-}
+_TARGETS = Setting(9, "most likely wrong classes to aim at, capped at classes - 1", 1, 9)
+_ALL = ("linf", "l2", "l1")
 
 
 def _gradient_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
@@ -30,13 +32,41 @@ def _apgd_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
     return float(passes), float(passes)
 
 
+def _apgd_t_passes(settings: Mapping[str, Any], classes: int) -> Passes:
+    runs = min(settings["targets"], classes - 1) * settings["restarts"]
+    passes = float(runs * (settings["iterations"] + 1) * settings["eot"])
+    return passes + 1.0, passes  # one to rank the classes
+
+
+def _apgd_l1_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
+    passes = (settings["iterations"] + 3) * settings["restarts"]  # a start at each of three radii
+    return float(passes), float(passes)
+
+
+def _apgd_t_l1_passes(settings: Mapping[str, Any], classes: int) -> Passes:
+    runs = min(settings["targets"], classes - 1) * settings["restarts"]
+    passes = float(runs * (settings["iterations"] + 3))
+    return passes + 1.0, passes
+
+
 def _fab_passes(settings: Mapping[str, Any], classes: int) -> Passes:
     # Each iteration: one pass with the gradient of every logit, one to see whether it is adversarial.
     return 1.0 + 2.0 * settings["iterations"], float(classes * settings["iterations"])
 
 
+def _fab_t_passes(settings: Mapping[str, Any], classes: int) -> Passes:
+    targets = min(settings["targets"], classes - 1)
+    # For each target the label, the ranking, and two passes of which one has a gradient an iteration.
+    return 1.0 + targets * (2.0 + 2.0 * settings["iterations"]), float(targets * settings["iterations"])
+
+
 def _square_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
     return float((settings["queries"] + 1) * settings["restarts"]), 0.0
+
+
+def _square_l1_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
+    # The label, and for each run the start, the queries and the label again.
+    return 1.0 + (settings["queries"] + 2.0) * settings["restarts"], 0.0
 
 
 def _deepfool_passes(settings: Mapping[str, Any], classes: int) -> Passes:
@@ -51,51 +81,70 @@ def _cw_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
 
 DEEPFOOL_STEPS = 20.0  # typical number of steps to the boundary, counted on the quickstart
 _BOTH = ("linf", "l2")
+_STEPS = Setting(100, "gradient steps", 1, 100)
 _PGD_STEP = Setting(0.25, "step size, as a fraction of epsilon", 0.0)
 
-ATTACKS = (
-    AttackSpec(
-        id="apgd-ce",
-        norms=_BOTH,
+
+def _apgd(name: str, run: str, *, targeted: bool = False, minimum_classes: int = 2) -> AttackSpec:
+    """Return the entry of an APGD: our own for linf and l2, pyautoattack's for l1."""
+    settings = {"iterations": _STEPS, "restarts": _RESTARTS, **({"targets": _TARGETS} if targeted else {})}
+    eot = Setting(1, "gradients averaged in each step, for models that answer at random", 1)
+    return AttackSpec(
+        id=name,
+        norms=_ALL,
         kind="fixed-epsilon",
-        run="metaeval.attacks.apgd:run_ce",
+        run=f"metaeval.attacks.apgd:run_{run}",
+        implementation="metaeval",
+        citation=_APGD,
+        passes=_apgd_t_passes if targeted else _apgd_passes,
+        settings={**settings, "eot": eot},
         revision=2,
-        implementation="metaeval",
-        citation=_APGD,
-        passes=_apgd_passes,
-        settings=_APGD_SETTINGS,
+        minimum_classes=minimum_classes,
         early_exit=True,
         warm=True,
-    ),
-    AttackSpec(
-        id="apgd-dlr",
-        norms=_BOTH,
-        kind="fixed-epsilon",
-        run="metaeval.attacks.apgd:run_dlr",
-        implementation="metaeval",
-        citation=_APGD,
-        passes=_apgd_passes,
-        settings=_APGD_SETTINGS,
-        early_exit=True,
-        warm=True,
-        minimum_classes=3,
-    ),
+        by_norm={
+            "l1": {
+                "run": f"metaeval.attacks.autoattack:apgd_{run}_l1",
+                "implementation": "pyautoattack",
+                "revision": 1,
+                "citation": _APGD_L1,
+                "passes": _apgd_t_l1_passes if targeted else _apgd_l1_passes,
+                # One for each of the three radii.
+                "settings": {**settings, "iterations": Setting(100, "gradient steps", 3, 100)},
+                "early_exit": False,
+                "warm": False,
+            }
+        },
+    )
+
+
+ATTACKS = (
+    _apgd("apgd-ce", "ce"),
+    _apgd("apgd-dlr", "dlr", minimum_classes=3),
+    _apgd("apgd-t", "targeted", targeted=True, minimum_classes=4),
     AttackSpec(
         id="fab",
-        norms=_BOTH,
+        norms=_ALL,
         kind="minimum-norm",
         run="metaeval.attacks.autoattack:fab",
         implementation="pyautoattack",
-        citation=(
-            "Croce and Hein 2020, Minimally distorted adversarial examples with a fast adaptive boundary "
-            "attack"
-        ),
+        citation=_FAB,
         passes=_fab_passes,
         settings={"iterations": Setting(100, "projection steps", 1, 100)},
     ),
     AttackSpec(
+        id="fab-t",
+        norms=_ALL,
+        kind="minimum-norm",
+        run="metaeval.attacks.autoattack:fab_targeted",
+        implementation="pyautoattack",
+        citation=_FAB,
+        passes=_fab_t_passes,
+        settings={"iterations": Setting(100, "projection steps", 1, 100), "targets": _TARGETS},
+    ),
+    AttackSpec(
         id="square",
-        norms=_BOTH,
+        norms=_ALL,
         kind="fixed-epsilon",
         run="metaeval.attacks.square:run",
         implementation="metaeval",
@@ -107,6 +156,16 @@ ATTACKS = (
         settings={"queries": Setting(5000, "forward passes", 1, 5000), "restarts": _RESTARTS},
         black_box=True,
         early_exit=True,
+        by_norm={
+            "l1": {
+                "run": "metaeval.attacks.autoattack:square_l1",
+                "implementation": "pyautoattack",
+                "revision": 1,
+                "citation": _APGD_L1,
+                "passes": _square_l1_passes,
+                "unfit": tiled,
+            }
+        },
     ),
     AttackSpec(
         id="fgsm@torchattacks",
@@ -173,4 +232,6 @@ ATTACKS = (
             "learning_rate": Setting(0.01, "learning rate of Adam", 0.0),
         },
     ),
+    *(row.spec() for row in ROWS),
+    *FOOLBOX,
 )

@@ -18,6 +18,7 @@ __all__ = ["AttackSpec", "Setting"]
 FRONTIER_RUNS = 1.25  # one failing run, a short one above it, a few cheap successes: counted 1.1 to 1.6
 FRONTIER_FULL_RUNS = 2.0  # where successes cost as much: as a rule one at the top, then the failing run
 EXACT_SHARE = 0.8  # share of (sample, level) pairs that survive to be attacked in exact mode
+EXTRAS = {"foolbox": "foolbox"}  # extras that bring an implementation; the others come with ``run``
 
 _SPECS = {spec.id: spec for spec in ATTACKS}
 
@@ -98,14 +99,20 @@ def reduced(spec: AttackSpec, settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def problems(spec: AttackSpec, *, norm: str, classes: int | None = None) -> str | None:
-    """Return why an attack cannot run on this norm and number of classes; None if it can."""
+def problems(
+    spec: AttackSpec, *, norm: str, classes: int | None = None, shape: tuple[int, ...] | None = None
+) -> str | None:
+    """Return why an attack cannot run on this norm, number of classes and input shape; None if it can."""
     if norm not in spec.norms:
         return f"{spec.id} cannot run with norm {norm}, only with {', '.join(spec.norms)}"
+    spec = spec.for_norm(norm)
     if classes is not None and classes < spec.minimum_classes:
         return f"{spec.id} needs at least {spec.minimum_classes} classes, there are {classes}"
+    if shape is not None and spec.unfit and (reason := spec.unfit(shape)):
+        return f"{spec.id} with norm {norm} {reason}"
     if spec.implementation != "metaeval" and _installed(spec) == _ABSENT:
-        return f"{spec.id} needs the package {spec.implementation}: pip install 'metaeval[run]'"
+        extra = EXTRAS.get(spec.implementation, "run")
+        return f"{spec.id} needs the package {spec.implementation}: pip install 'metaeval[{extra}]'"
     return None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from metaeval.attacks.shapes import Unfit
 
 Number = int | float
 Passes = tuple[float, float]
@@ -64,6 +66,10 @@ class AttackSpec:
     warm : bool
         The callable is a `metaeval.attacks.kernel.WarmKernel`: it can begin from given points, and not stop
         at the first misclassification; it has a setting ``iterations``.
+    unfit : callable, optional
+        Says why inputs of a shape cannot be attacked; any shape can where there is none.
+    by_norm : mapping
+        Fields that have other values for a norm: another implementation, say. See `for_norm`.
     """
 
     id: str
@@ -80,3 +86,9 @@ class AttackSpec:
     early_exit: bool = False
     inferable: bool = True
     warm: bool = False
+    unfit: Unfit | None = None
+    by_norm: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def for_norm(self, norm: str) -> AttackSpec:
+        """Return what runs for a norm."""
+        return replace(self, **self.by_norm.get(norm, {}), by_norm={}) if self.by_norm else self

@@ -124,7 +124,7 @@ def sweep(
     UsageError
         If an argument is wrong: an unknown attack or setting, inputs outside [0, 1], too few classes.
     """
-    spec = catalogue.get(attack)
+    spec = catalogue.get(attack).for_norm(norm)
     inputs, labels = _as_array(x, np.float32), _as_array(y, np.int64)
     return run(
         model,
@@ -174,6 +174,7 @@ def run(
     clean_prediction : ndarray, optional
         int64 (n,): predictions of the same model on the same inputs, if they are known already.
     """
+    spec = spec.for_norm(norm)
     _check_arguments(spec, norm, epsilons, search, precision)
     checks.check_data(x, y)
     place = _place(model, device)
@@ -195,7 +196,7 @@ def run(
         points = None
         if work.any():
             classes, seen = checks.check_outputs(evaluator, runs.x)
-            if reason := catalogue.problems(spec, norm=norm, classes=classes):
+            if reason := catalogue.problems(spec, norm=norm, classes=classes, shape=x.shape[1:]):
                 raise UsageError(reason)
             flags |= seen
             if seen["randomised"]:  # no verdict says anything about another: neither earlier ones

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from metaeval.attacks import noise
 from metaeval.attacks.counting import CountedModel
 from metaeval.attacks.kernel import KernelResult, batches, l2_norm, per_sample
+from metaeval.attacks.per_sample import groups
 
 Settings = Mapping[str, Any]
 
@@ -165,7 +166,7 @@ def _library(
     """Run an attack of the library, which takes one epsilon, on each group of equal ones."""
     result = KernelResult.failed(x)
     counted = CountedModel(model, result)
-    for radius, rows in _groups(epsilon, batch_size):
+    for radius, rows in groups(epsilon, batch_size):
         counted.attend(rows)
         labels = y[rows]
         with contextlib.redirect_stdout(io.StringIO()):  # it prints when the model has no parameters
@@ -174,11 +175,3 @@ def _library(
         result.candidates[rows] = attack(x[rows], labels).detach()
     counted.settle()
     return result
-
-
-def _groups(epsilon: Tensor, batch_size: int) -> Iterator[tuple[float, Tensor]]:
-    """Yield (epsilon, rows) for every batch of samples with the same epsilon."""
-    for radius in torch.unique(epsilon).tolist():
-        rows = (epsilon == radius).nonzero().squeeze(1)
-        for part in batches(len(rows), batch_size):
-            yield radius, rows[part]

@@ -72,7 +72,11 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     except StudyError as error:
         problems += error.problems
         missing = error.exit_code == 4
-    attacks, attack_problems = plan_attacks(study, classes=len(samples.class_names) if samples else None)
+    attacks, attack_problems = plan_attacks(
+        study,
+        classes=len(samples.class_names) if samples else None,
+        shape=samples.x.shape[1:] if samples else None,
+    )
     if problems or attack_problems:
         raise StudyError([*problems, *attack_problems], missing=missing and not attack_problems)
     assert samples is not None
@@ -83,13 +87,15 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     return prepared
 
 
-def plan_attacks(study: Study, *, classes: int | None) -> tuple[list[AttackPlan], list[Problem]]:
+def plan_attacks(
+    study: Study, *, classes: int | None, shape: tuple[int, ...] | None
+) -> tuple[list[AttackPlan], list[Problem]]:
     """Return the attacks of all threat models, and what is wrong with them.
 
     Parameters
     ----------
-    classes : int or None
-        Number of classes; None where the data could not be opened.
+    classes, shape : int and tuple of int, or None
+        Number of classes and shape of an input; None where the data could not be opened.
     """
     attacks: list[AttackPlan] = []
     problems: list[Problem] = []
@@ -100,8 +106,8 @@ def plan_attacks(study: Study, *, classes: int | None) -> tuple[list[AttackPlan]
             if name not in catalogue.names():
                 problems.append(study.problem(place, *unknown("attack", name, catalogue.names())))
                 continue
-            spec = catalogue.get(name)
-            reason = catalogue.problems(spec, norm=threat.norm, classes=classes)
+            spec = catalogue.get(name).for_norm(threat.norm)
+            reason = catalogue.problems(spec, norm=threat.norm, classes=classes, shape=shape)
             levels = sum(epsilon.value > 0 for epsilon in threat.epsilons)
             if reason is None and levels == 0:
                 reason = f"{name} needs an epsilon above 0"
