@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, version
 
 import pytest
 
-from metaeval import registry
+from metaeval import listing, registry
 from metaeval.attacks import catalogue
 from metaeval.attacks.spec import AttackSpec, Setting
 from metaeval.attacks.torchattacks_table import ROWS
@@ -54,6 +54,21 @@ def test_the_catalogue_imports_no_torch():
     code = "import sys, metaeval.attacks.catalogue as c; c.names(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_list_has_every_attack_with_what_runs_for_each_norm():
+    rows = listing.attacks()
+    assert list(dict.fromkeys(row["id"] for row in rows)) == IDS
+    assert all(
+        row[key] for row in rows for key in ("norms", "kind", "black_box", "implementation", "citation")
+    )
+    mixed = {row["norms"]: row["implementation"] for row in rows if row["id"] == "apgd-ce"}
+    assert mixed == {"linf l2": "metaeval", "l1": "pyautoattack"}
+    black = {row["id"] for row in rows if row["black_box"] == "yes"}
+    assert black == {
+        "square",
+        *(f"{name}@torchattacks" for name in ("spsa", "square", "onepixel", "pixle")),
+    }
 
 
 def test_unknown_attacks_name_the_nearest():

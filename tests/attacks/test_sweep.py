@@ -18,14 +18,13 @@ from metaeval.outcomes import Cell, broken
 
 QUICK = {"square": {"queries": 60}, "fab": {"iterations": 20}, "fab-t": {"iterations": 20}}
 SLACK = {"deepfool@torchattacks": 0.021, "fab": 0.05, "fab-t": 0.05}  # they step over the boundary on purpose
-# Our kernels and adapters; test_every_attack.py has the rest of the catalogue. Square's l1 wants images.
+# Our kernels and adapters; test_every_attack.py has the rest of the catalogue and of l1.
 CORE = [
     "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square", "fgsm@torchattacks", "bim@torchattacks",
     "pgd@torchattacks", "deepfool@torchattacks", "cw@torchattacks",
 ]  # fmt: skip
-PAIRS = [
-    (name, norm) for name in CORE for norm in catalogue.get(name).norms if (name, norm) != ("square", "l1")
-]
+ELSEWHERE = {("square", "l1"), ("apgd-dlr", "l1"), ("apgd-t", "l1")}
+PAIRS = [(name, norm) for name in CORE for norm in catalogue.get(name).norms if (name, norm) not in ELSEWHERE]
 
 
 def correct(cells):
@@ -105,6 +104,11 @@ def row_world():
     return model, x, y
 
 
+def short(attack):
+    given = {"iterations": 12, "queries": 40}
+    return {name: value for name, value in given.items() if name in catalogue.get(attack).settings}
+
+
 EPSILONS = {
     "linf": [0, 0.02, 0.05, 0.1, 0.2],
     "l2": [0, 0.05, 0.1, 0.2, 0.5],
@@ -115,9 +119,7 @@ EPSILONS = {
 @pytest.mark.parametrize(("attack", "norm"), PAIRS)
 def test_results_do_not_depend_on_batch_order_or_company(row_world, attack, norm):
     model, x, y = row_world
-    settings = {"iterations": 12} if "iterations" in catalogue.get(attack).settings else {}
-    if attack == "square":
-        settings = {"queries": 40}
+    settings = short(attack)
 
     def column(rows, size):
         return sweep(
@@ -145,8 +147,9 @@ def test_passes_add_up_to_what_the_model_saw(row_world, attack, norm):
     model, x, y = row_world
     rows = {"forward": 0, "backward": 0}
     forward = model.register_forward_hook(lambda m, i, o: rows.update(forward=rows["forward"] + len(o)))
-    settings = {"queries": 30} if attack == "square" else {}
-    result = sweep(model, x, y, norm=norm, epsilons=EPSILONS[norm], attack=attack, batch_size=8, **settings)
+    result = sweep(
+        model, x, y, norm=norm, epsilons=EPSILONS[norm], attack=attack, batch_size=8, **short(attack)
+    )
     forward.remove()
     assert result.forwards.sum() + result.verification == rows["forward"]
     wrong = result.clean_prediction != y
