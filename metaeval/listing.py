@@ -11,21 +11,29 @@ Rows = list[dict[str, Any]]
 
 
 def attacks() -> Rows:
-    """Return one row per attack."""
+    """Return one row per attack; two if it has another implementation or other defaults for a norm."""
     from metaeval.attacks import catalogue
 
-    return [
-        {
-            "id": spec.id,
-            "norms": " ".join(spec.norms),
-            "kind": spec.kind,
-            "gradients": "no" if spec.black_box else "yes",
-            "implementation": spec.implementation,
-            "settings": " ".join(f"{name}={setting.default}" for name, setting in spec.settings.items()),
-            "citation": spec.citation,
-        }
-        for spec in map(catalogue.get, catalogue.names())
-    ]
+    rows: Rows = []
+    for spec in map(catalogue.get, catalogue.names()):
+        norms: dict[tuple[str, str], list[str]] = {}
+        for norm in spec.norms:
+            served = spec.for_norm(norm)
+            settings = " ".join(f"{name}={setting.default:g}" for name, setting in served.settings.items())
+            norms.setdefault((served.implementation, settings), []).append(norm)
+        rows += [
+            {
+                "id": spec.id,
+                "norms": " ".join(served_norms),
+                "kind": spec.kind,
+                "black_box": "yes" if spec.black_box else "no",
+                "implementation": implementation,
+                "settings": settings,
+                "citation": spec.for_norm(served_norms[0]).citation,
+            }
+            for (implementation, settings), served_norms in norms.items()
+        ]
+    return rows
 
 
 def data() -> Rows:

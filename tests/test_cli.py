@@ -93,6 +93,7 @@ def test_a_good_study_passes_the_check(study: Path) -> None:
         ('epsilons = "0:8/255:3"', 'epsilons = "0:8/255"', "epsilons"),
         ('norm = "linf"', 'norm = "l3"', "linf"),
         ('attacks = ["apgd-ce"]', 'attacks = ["deepfool@torchattacks"]', "l2"),
+        ('attacks = ["apgd-ce"]', 'attacks = ["pifgsm@torchattacks"]', "needs images of 3 channels"),
         ("width = [8, 16]", "width = []", "width"),
         ('architecture = "mlp"', 'architecture = "mpl"', "did you mean 'mlp'?"),
         ("samples = 50", "samples = 5000", "samples"),

@@ -16,7 +16,8 @@ _SEARCH = {
     "confidence": Setting(0.0, "margin to reach beyond the boundary (kappa)", 0.0),
 }
 # Share of the steps of a binary search that are run before the loss stands still, as a rule.
-SEARCH_SHARE = 0.2
+CW_SHARE = 0.5
+EAD_SHARE = 0.2
 
 
 def _gradient_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
@@ -29,12 +30,12 @@ def _descent_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
 
 
 def _cw_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
-    passes = SEARCH_SHARE * settings["binary_search_steps"] * settings["iterations"]
+    passes = CW_SHARE * settings["binary_search_steps"] * settings["iterations"]
     return passes + 1.0, passes
 
 
 def _ead_passes(settings: Mapping[str, Any], _classes: int) -> Passes:
-    passes = SEARCH_SHARE * settings["binary_search_steps"] * settings["iterations"]
+    passes = EAD_SHARE * settings["binary_search_steps"] * settings["iterations"]
     return 2.0 * passes + 1.0, passes
 
 

@@ -101,10 +101,11 @@ class _Undisturbed(nn.Module):
 
 def _factory(generate: Callable[..., Tensor]) -> Any:
     def draw(draws: Draws, _func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-        shape = kwargs.get("size", args)
+        shape = kwargs.get("size", args)  # torch.rand(2, 3) and torch.rand((2, 3))
         if len(shape) == 1 and not isinstance(shape[0], int):
             shape = shape[0]
-        return draws.numbers(generate, shape).to(kwargs.get("dtype") or torch.get_default_dtype())
+        numbers: Tensor = draws.numbers(generate, shape).to(kwargs.get("dtype") or torch.get_default_dtype())
+        return numbers
 
     return draw
 
@@ -122,11 +123,11 @@ def _integers(draws: Draws, _func: Any, args: Sequence[Any], kwargs: dict[str, A
         kwargs[name] if name in kwargs else args[k] for k, name in enumerate(("low", "high", "size"))
     )
     drawn: Tensor = draws.numbers(noise.integers, shape, high - low) + low
-    return drawn.to(kwargs.get("dtype") or torch.int64)
+    return drawn.to(kwargs.get("dtype", torch.int64))
 
 
 def _uniform_in_place(draws: Draws, _func: Any, args: Sequence[Any], _kwargs: dict[str, Any]) -> Tensor:
-    values, low, high = (*args, 0.0, 1.0)[:3] if len(args) == 1 else args
+    values, low, high = args if len(args) == 3 else (args[0], 0.0, 1.0)
     drawn: Tensor = values.copy_(low + (high - low) * draws.numbers(noise.uniform, values.shape).to(values))
     return drawn
 

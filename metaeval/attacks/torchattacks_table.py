@@ -144,7 +144,7 @@ def _sparsefool(settings: Settings, classes: int) -> Passes:
     return settings["iterations"] * 52.0, settings["iterations"] * (50.0 * classes + 1.0)
 
 
-EAD_SHARE = 0.25
+EAD_SHARE = 0.2
 MNIST = 784  # features; the inputs that JSMA is for
 
 _STEPS = ("steps", Setting(10, "gradient steps", 1, 10))

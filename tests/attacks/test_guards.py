@@ -9,28 +9,28 @@ import torch
 from metaeval.attacks import catalogue, sweep
 from metaeval.attacks.kernel import KernelResult
 
-SHORT = {"iterations": 3, "queries": 20}
+SHORT = {"iterations": 3, "queries": 20, "targets": 2}
 
 
 def batch_norm_model() -> torch.nn.Module:
     torch.manual_seed(0)
     model = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3, padding=1),
+        torch.nn.Conv2d(3, 4, 3, padding=1),
         torch.nn.BatchNorm2d(4),
         torch.nn.ReLU(),
         torch.nn.Dropout(0.5),
         torch.nn.Flatten(),
-        torch.nn.Linear(4 * 36, 3),
+        torch.nn.Linear(4 * 36, 4),
     )
-    model(torch.rand(64, 1, 6, 6))  # running statistics that are not those of the attacked batch
+    model(torch.rand(64, 3, 6, 6))  # running statistics that are not those of the attacked batch
     return model.eval()
 
 
 def attacked(model: torch.nn.Module, attack: str, norm: str) -> dict[str, float]:
-    x = np.random.default_rng(0).random((12, 1, 6, 6), dtype=np.float32)
+    x = np.random.default_rng(0).random((12, 3, 6, 6), dtype=np.float32)
     y = model(torch.from_numpy(x)).argmax(1).numpy()
-    spec = catalogue.get(attack)
-    settings = {name: value for name, value in SHORT.items() if name in spec.settings}
+    allowed = catalogue.get(attack).for_norm(norm).settings
+    settings = {name: max(value, allowed[name].minimum) for name, value in SHORT.items() if name in allowed}
     return sweep(model, x, y, norm=norm, epsilons=[0.05, 0.3], attack=attack, **settings).flags
 
 

@@ -87,7 +87,7 @@ def linear_case(classes: int, n: int = 40, shape: tuple[int, ...] = (1, 3, 4), s
     logits = x.reshape(n, -1).astype(np.float64) @ weight.T.astype(np.float64) + bias
     y = logits.argmax(axis=1)
     distance = {}
-    for norm, dual in (("linf", 1), ("l2", 2)):
+    for norm, dual in (("linf", 1), ("l2", 2), ("l1", np.inf)):
         each = np.full((n, classes), np.inf)
         for k in range(classes):
             difference = weight[y].astype(np.float64) - weight[k]
