@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,14 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from metaeval.attacks import sweep
+from metaeval import attacks as engine
+from metaeval.attacks import catalogue
 from metaeval.outcomes import Cell
 
 Bools = npt.NDArray[np.bool_]
 PEER_NORMS = {"linf": "Linf", "l2": "L2"}
 BATCH = 256  # of every attack measured
+STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]  # AutoAttack's cascade, called "cascade" here
 
 
 @dataclass
@@ -79,10 +83,19 @@ class Column:
         return {**asdict(self.passes), "robust_accuracy": self.robust_accuracy, "inferred": self.inferred}
 
 
+def available(attacks: tuple[str, ...]) -> list[str]:
+    """Return those of some attacks that this version of metaeval has."""
+    ids = set(catalogue.names())
+    if ids.issuperset(STANDARD) and "cascade" in engine.__all__:
+        ids.add("cascade")
+    return [attack for attack in attacks if attack in ids]
+
+
 def peer(
-    model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilons: list[float], attacks: list[str], seed: int
+    model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilons: list[float], attack: str, seed: int
 ) -> Column:
     """Run pyautoattack once per epsilon on all samples, with one restart, as its standard version has it."""
+    attacks = STANDARD if attack == "cascade" else [attack]
     robust = []
     with counted(model) as passes:
         for epsilon in epsilons:
@@ -108,17 +121,11 @@ def swept(
 ) -> Column:
     """Run our sweep once for all epsilons; its own account must be what the hooks counted."""
     with counted(model) as passes:
-        result = sweep(
-            model,
-            x,
-            y,
-            norm=norm,
-            epsilons=epsilons,
-            attack=attack,
-            search=search,
-            seed=seed,
-            batch_size=BATCH,
-        )
+        task: dict[str, Any] = {"norm": norm, "epsilons": epsilons, "search": search, "seed": seed}
+        if attack == "cascade":
+            result = engine.cascade(model, x, y, batch_size=BATCH, **task)
+        else:
+            result = engine.sweep(model, x, y, attack=attack, batch_size=BATCH, **task)
     _agree(passes, int(result.forwards.sum()) + result.verification, int(result.backwards.sum()))
     robust = (result.cells == Cell.ROBUST) | (result.cells == Cell.ROBUST_INFERRED)
     return Column(robust, passes, float((result.cells == Cell.ROBUST_INFERRED).mean()))
@@ -173,8 +180,5 @@ class Comparison:
 
 def versions() -> dict[str, str]:
     """Return the versions that the numbers depend on."""
-    import platform
-    from importlib.metadata import version
-
     packages = {name: version(name) for name in ("metaeval", "pyautoattack", "torch", "numpy")}
     return {"python": platform.python_version(), **packages, "threads": str(torch.get_num_threads())}

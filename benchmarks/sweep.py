@@ -13,15 +13,13 @@ from typing import Any
 
 import torch
 from goals import goals
-from measuring import Column, Comparison, naive, peer, swept, versions
+from measuring import Column, Comparison, available, naive, peer, swept, versions
 from settings import SETTINGS, Scaled, Setting, load_model, load_samples
 from tables import print_goals, print_robust_accuracy, print_runs
 from torch import Tensor, nn
 
-from metaeval.attacks import catalogue
-
 LOSSES = ("apgd-ce", "apgd-dlr")
-EXPENSIVE = ("apgd-t", "fab-t")  # nine targets: on fewer samples, with the first seed
+EXPENSIVE = ("apgd-t", "fab-t", "cascade")  # nine targets: on fewer samples, with the first seed
 FACTORS = (100.0, 1000.0)  # of hostile heads
 KINDS = ("apgd", "hostile", "expensive")
 
@@ -50,8 +48,9 @@ def main() -> None:
                 for factor in FACTORS
             ]
         if "expensive" in options.kinds:
-            attacks = [attack for attack in EXPENSIVE if attack in catalogue.names()]
-            runs += [_expensive(setting, model, few, attack, options.seeds[0]) for attack in attacks]
+            runs += [
+                _expensive(setting, model, few, attack, options.seeds[0]) for attack in available(EXPENSIVE)
+            ]
     result = {
         "command": " ".join(["python", *sys.argv]),
         "versions": versions(),
@@ -71,7 +70,7 @@ def _searches(setting: Setting, model: nn.Module, samples: Samples, attack: str,
     """Measure both searches against pyautoattack and against our own naive loop."""
     task: dict[str, Any] = {"norm": setting.norm, "epsilons": setting.epsilons, "seed": seed}
     others = {
-        "peer": peer(model, *samples, attacks=[attack], **task),
+        "peer": peer(model, *samples, attack=attack, **task),
         "naive": naive(model, *samples, attack=attack, **task),
     }
     ours = {
@@ -102,7 +101,7 @@ def _expensive(
 ) -> dict[str, Any]:
     """Measure the frontier search of an attack with nine targets against pyautoattack."""
     task: dict[str, Any] = {"norm": setting.norm, "epsilons": setting.epsilons, "seed": seed}
-    others = {"peer": peer(model, *samples, attacks=[attack], **task)}
+    others = {"peer": peer(model, *samples, attack=attack, **task)}
     ours = {"frontier": swept(model, *samples, attack=attack, search="frontier", **task)}
     return _run("expensive", setting.name, attack, seed, samples, others, ours)
 

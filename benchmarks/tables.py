@@ -8,6 +8,7 @@ from typing import Any
 from goals import Goal
 
 Run = dict[str, Any]
+WAYS = {"peer": "pyautoattack", "naive": "our naive loop", "exact": "exact", "frontier": "frontier"}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -60,19 +61,21 @@ def print_runs(runs: Sequence[Run]) -> None:
 
 
 def print_robust_accuracy(runs: Sequence[Run], epsilons: dict[str, list[float]]) -> None:
-    """Print robust accuracy at each epsilon, as each way of attacking sees it."""
-    print("\n## Robust accuracy of the correctly classified samples, in percent\n")
+    """Print robust accuracy at each epsilon, as each way of attacking sees it, averaged over the seeds."""
+    print("\n## Robust accuracy of the correctly classified samples in percent, mean over the seeds\n")
     rows = []
     for name, values in epsilons.items():
-        rows.append([f"{name}: epsilon", "", "", *(f"{value:.4g}" for value in values)])
-        for run in runs:
-            if run["setting"].split()[0] != name:
-                continue
+        rows.append([f"{name}: epsilon", "", *(f"{value:.4g}" for value in values)])
+        here = [run for run in runs if run["setting"] == name]
+        for attack in dict.fromkeys(run["attack"] for run in here):
             for way in ("peer", "naive", "exact", "frontier"):
-                if way in run:
-                    accuracies = [f"{100 * share:.1f}" for share in run[way]["robust_accuracy"]]
-                    rows.append([f"{run['setting']} {run['attack']}", str(run["seed"]), way, *accuracies])
-    print(table(["", "seed", "", *(f"e{k}" for k in range(1, 9))], rows))
+                found = [
+                    run[way]["robust_accuracy"] for run in here if run["attack"] == attack and way in run
+                ]
+                if found:
+                    means = [100 * sum(shares) / len(shares) for shares in zip(*found, strict=True)]
+                    rows.append([f"{name} {attack}", WAYS[way], *(f"{mean:.1f}" for mean in means)])
+    print(table(["", "", *(f"e{k}" for k in range(1, 9))], rows))
 
 
 def print_goals(goals: Sequence[Goal]) -> None:

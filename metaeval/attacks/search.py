@@ -1,9 +1,10 @@
 """Which level each sample is attacked at next: the search over epsilons around any fixed-epsilon attack.
 
 ``exact`` goes up, survivors only: every robust cell was attacked in full. ``frontier`` goes down from the
-largest level: one failing run per sample bounds it from below, and each adversarial is projected onto smaller
-balls while it stays adversarial. ``independent`` attacks every level of every sample, for models whose
-outputs are random and for which no verdict says anything about another.
+largest level: one failing run per sample bounds it from below, each adversarial is projected onto smaller
+balls while it stays adversarial, and where it does not, a short run starts from it before a full one does.
+``independent`` attacks every level of every sample, for models whose outputs are random and for which no
+verdict says anything about another.
 """
 
 from __future__ import annotations
