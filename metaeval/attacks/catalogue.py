@@ -16,6 +16,7 @@ __all__ = ["AttackSpec", "Setting"]
 
 FRONTIER_RUNS = 1.25  # failing runs' worth of passes that a frontier takes, early exit on
 FRONTIER_FULL_RUNS = 1.5  # the same where successes cost as much as failures
+STAGE_SURVIVAL = 0.9  # share of correct samples that the stages before leave unbroken at some epsilon
 EXACT_SHARE = 0.8  # share of (sample, level) pairs that survive to be attacked in exact mode
 
 _SPECS = {spec.id: spec for spec in ATTACKS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ class AttackRuns:
         All inputs (n, \\*shape) and labels (n,), on the device of the model.
     forwards, backwards : ndarray
         int64 (n,): passes spent so far.
+    passes_at : Counter
+        Passes of all samples, forward and backward, by radius; 0 for runs without one.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class AttackRuns:
         self.x, self.y = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
         self.forwards = np.zeros(len(x), dtype=np.int64)
         self.backwards = np.zeros(len(x), dtype=np.int64)
+        self.passes_at: Counter[float] = Counter()
         self._seed = seed
         self._hashes = hash_samples(x) if sample_hashes is None else sample_hashes
         self._batch_size = batch_size or DEFAULT_BATCH.get(device.type, DEFAULT_BATCH["cpu"])
@@ -86,6 +90,9 @@ class AttackRuns:
         )
         self.forwards[rows] += result.forwards.cpu().numpy()
         self.backwards[rows] += result.backwards.cpu().numpy()
+        passes = (result.forwards + result.backwards).cpu().numpy()
+        for value in np.unique(epsilon).tolist():
+            self.passes_at[value] += int(passes[epsilon == value].sum())
         return Attempt(
             result.candidates.detach(), result.success.cpu().numpy(), result.zero_gradient.cpu().numpy()
         )

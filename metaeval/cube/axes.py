@@ -26,11 +26,12 @@ from metaeval.outcomes import NORMS
 
 @dataclass
 class NormAxes:
-    """Attacks, and epsilons with their labels, in order of arrival."""
+    """Attacks, epsilons with their labels, and stages of cascades, in order of arrival."""
 
     attacks: list[str] = field(default_factory=list)
     epsilons: list[float] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -85,8 +86,14 @@ class Axes:
             self.hashes.append(hash_)
             self.labels.append(label)
 
-    def add_norm(self, norm: str, attacks: Sequence[str], epsilons: Sequence[tuple[float, str]]) -> None:
-        """Append the attacks and levels that are new; an epsilon written differently takes its new label."""
+    def add_norm(
+        self,
+        norm: str,
+        attacks: Sequence[str],
+        epsilons: Sequence[tuple[float, str]],
+        stages: Sequence[str] = (),
+    ) -> None:
+        """Append what is new; an epsilon written differently takes its new label."""
         if norm not in NORMS:
             message, near = unknown("norm", norm, NORMS)
             raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
@@ -99,6 +106,7 @@ class Axes:
                 raise UsageError(f"epsilon {label!r} is not a finite number of at least 0")
         axes = self.norms.setdefault(norm, NormAxes())
         axes.attacks += [name for name in attacks if name not in set(axes.attacks)]
+        axes.stages += [name for name in dict.fromkeys(stages) if name not in set(axes.stages)]
         for epsilon, label in epsilons:
             if epsilon in axes.epsilons:
                 axes.labels[axes.epsilons.index(epsilon)] = label
@@ -119,6 +127,7 @@ class Axes:
                     "attacks": axes.attacks,
                     "epsilons": [epsilon_hex(epsilon) for epsilon in axes.epsilons],
                     "labels": axes.labels,
+                    "stages": axes.stages,
                 }
                 for norm, axes in self.norms.items()
             },
@@ -147,7 +156,12 @@ class Axes:
             )
         samples = content["samples"]
         norms = {
-            norm: NormAxes(axes["attacks"], [float.fromhex(e) for e in axes["epsilons"]], axes["labels"])
+            norm: NormAxes(
+                axes["attacks"],
+                [float.fromhex(e) for e in axes["epsilons"]],
+                axes["labels"],
+                axes.get("stages", []),
+            )
             for norm, axes in content["norms"].items()
         }
         return cls(

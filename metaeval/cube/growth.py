@@ -19,12 +19,20 @@ def sample_groups(axes: Axes) -> list[str]:
     return clean + [f"samples/{norm}" for norm in axes.norms]
 
 
+def variables(axes: Axes, group: str) -> dict[str, Variable]:
+    """Return a sample group's arrays: the layout's, those of stages only where there are cascades."""
+    norm = axes.norms.get(group.removeprefix("samples/"))
+    if norm is None or norm.stages:
+        return GROUPS[group]
+    return {name: described for name, described in GROUPS[group].items() if "stage" not in described.dims}
+
+
 def sizes(axes: Axes, group: str) -> dict[str, int]:
     """Return the size of each dimension of a sample group."""
     result = {"model": len(axes.models), "sample": len(axes.ids), "logit": axes.logits}
     norm = axes.norms.get(group.removeprefix("samples/"))
     if norm is not None:
-        result.update(attack=len(norm.attacks), level=len(norm.epsilons))
+        result.update(attack=len(norm.attacks), level=len(norm.epsilons), stage=len(norm.stages))
     return result
 
 
@@ -56,7 +64,7 @@ def differences(root: zarr.Group, axes: Axes) -> list[tuple[str, str]]:
     return [
         (group, name)
         for group in sample_groups(axes)
-        for name, described in GROUPS[group].items()
+        for name, described in variables(axes, group).items()
         if not _is_grown(root, axes, group, name, described)
     ]
 
@@ -105,5 +113,6 @@ def _coordinate(axes: Axes, group: str, name: str) -> Any:
             level=range(size["level"]),
             epsilon=norm.epsilons,
             epsilon_label=norm.labels,
+            stage=norm.stages,
         )
     return list(values[name])

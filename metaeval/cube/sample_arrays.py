@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ _COLUMN = {
     "backwards": np.int64,
     "cell": np.uint8,
 }
+STAGED = "stage_distance"  # the one array whose last axis is that of the samples
 _CLEAN = ("prediction", "logits")
 
 
@@ -38,6 +39,7 @@ class Column:
 
     `distance` and `searched` are float64 norms, `forwards` and `backwards` int64 counts (each `(sample,)`),
     `cell` is uint8 `(sample, level)` with the levels in the store's order; 0 where a level was not asked for.
+    `stage_distance` is float64 `(stage, sample)`, stages in the order of the cascade; None if it is none.
     """
 
     distance: Real
@@ -45,11 +47,30 @@ class Column:
     forwards: Integer
     backwards: Integer
     cell: npt.NDArray[np.uint8]
+    stage_distance: Real | None = None
 
 
 def column_values(column: Column) -> Values:
     """Return a column's arrays by name, in the types that are stored."""
-    return {name: np.asarray(getattr(column, name), dtype=dtype) for name, dtype in _COLUMN.items()}
+    values = {name: np.asarray(getattr(column, name), dtype=dtype) for name, dtype in _COLUMN.items()}
+    if column.stage_distance is not None:
+        values[STAGED] = np.asarray(column.stage_distance, dtype=np.float64)
+    return values
+
+
+class StoredColumn(NamedTuple):
+    """A column that was read back intact, and its record."""
+
+    column: Column
+    record: Record
+
+
+class StoredClean(NamedTuple):
+    """A clean forward pass that was read back intact, and its record."""
+
+    prediction: Integer
+    logits: npt.NDArray[np.float32]
+    record: Record
 
 
 class SampleArrays:
@@ -70,22 +91,28 @@ class SampleArrays:
         Raises
         ------
         ValueError
-            If they do not fit the shard, each other, or `widths` (the size of a second axis).
+            If they do not fit the shard, each other, or `widths` (the size of the axis beside the samples').
         """
         count, room = len(next(iter(values.values()))), self._room(task)
         if count > room:
             raise ValueError(f"{task}: {count} rows for a shard of {room} samples")
         for name, value in values.items():
             expected = (count, widths[name]) if name in widths else (count,)
+            expected = expected[::-1] if name == STAGED else expected
             if value.shape != expected:
                 raise ValueError(f"{task}: {name} has the shape {value.shape} instead of {expected}")
         return count
 
-    def write(self, task: Task, values: Values) -> None:
-        """Write a task's chunks whole; rows that the values lack become fill values."""
+    def write(self, task: Task, values: Values, stages: Sequence[str] = ()) -> None:
+        """Write a task's chunks whole; rows and stages that the values lack become fill values."""
         start, room = task.shard * SHARD, self._room(task)
         for name, value in values.items():
             array = self._array(task.norm, name)
+            if name == STAGED:
+                block = np.full((len(self._axes.norms[task.norm].stages), room), np.nan)
+                block[self._stages(task, stages), : value.shape[1]] = value
+                array[(*self._index(task), slice(None), slice(start, start + room))] = block
+                continue
             block = np.full((room, *value.shape[1:]), array.fill_value, dtype=value.dtype)
             block[: len(value)] = value
             array[(*self._index(task), slice(start, start + room))] = block
@@ -101,15 +128,18 @@ class SampleArrays:
         index, start = self._index(task), task.shard * SHARD
         rows = slice(start, start + len(record.sample_hashes))
         values: Values = {}
-        for name in _names(task.norm):
+        for name in (*_names(task.norm), *([STAGED] if record.stages else [])):
             value: npt.NDArray[Any] | None
-            if slabs is not None:
-                value = slabs[name][index[1:]][rows].copy()
+            place = (slice(None), rows) if name == STAGED else (rows,)
+            if slabs is not None and name in slabs:
+                value = slabs[name][(*index[1:], *place)].copy()
             else:
                 read = self._array(task.norm, name).__getitem__
-                value = arrays.attempt(partial(read, (*index, rows)))
+                value = arrays.attempt(partial(read, (*index, *place)))
             if value is None:
                 return None
+            if name == STAGED:
+                value = value[self._stages(task, [stage.attack for stage in record.stages])]
             levels = len(record.levels)
             if hash_array(value[:, :levels] if name == "cell" else value) != record.checksums.get(name):
                 return None
@@ -141,7 +171,11 @@ class SampleArrays:
             axes is not None
             and task.attack in axes.attacks
             and tuple(axes.epsilons[: len(record.levels)]) == record.levels
+            and {stage.attack for stage in record.stages} <= set(axes.stages)
         )
+
+    def _stages(self, task: Task, names: Sequence[str]) -> list[int]:
+        return [self._axes.norms[task.norm].stages.index(name) for name in names]
 
     def _index(self, task: Task) -> tuple[int, ...]:
         model = self._axes.models.index(task.model)

@@ -16,11 +16,14 @@ class NormSelection:
 
     `identities` maps model to attack to the identity of the column that the study wants; a stored column
     of another identity counts as pending. None: any identity will do, as long as it is one per column.
+    `cascade` is the one of the attacks that is a cascade, "" without one, and `stages` are its attacks.
     """
 
     attacks: tuple[str, ...]
     epsilons: tuple[float, ...]
     identities: Mapping[str, Mapping[str, str]] | None = None
+    cascade: str = ""
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Selection:
                 tuple(value["attacks"]),
                 tuple(float(epsilon) for epsilon in value["epsilons"]),
                 value.get("identities"),
+                cascade=value.get("cascade", ""),
+                stages=tuple(value.get("stages", ())),
             )
             for norm, value in content.get("norms", {}).items()
         }

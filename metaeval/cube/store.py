@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,17 @@ import zarr
 
 from metaeval.cube import arrays, growth
 from metaeval.cube.axes import Axes
-from metaeval.cube.journal import CLEAN, Journal, Record, Task, now
+from metaeval.cube.journal import CLEAN, Journal, Record, Stage, Task, now
 from metaeval.cube.layout import CUBE, MODELS_DTYPES, SHARD, variable
-from metaeval.cube.sample_arrays import Column, Integer, Real, SampleArrays, column_values
+from metaeval.cube.sample_arrays import (
+    Column,
+    Integer,
+    Real,
+    SampleArrays,
+    StoredClean,
+    StoredColumn,
+    column_values,
+)
 from metaeval.cube.selection import Selection
 from metaeval.errors import MissingInputError, UsageError
 from metaeval.hashing import hash_array
@@ -28,21 +36,6 @@ from metaeval.hashing import hash_array
 __all__ = ["Column", "CubeStore", "StoredClean", "StoredColumn"]
 
 Attributes = Mapping[str, "str | int | float | Sequence[str] | Mapping[str, Any]"]
-
-
-class StoredColumn(NamedTuple):
-    """A column that was read back intact, and its record."""
-
-    column: Column
-    record: Record
-
-
-class StoredClean(NamedTuple):
-    """A clean forward pass that was read back intact, and its record."""
-
-    prediction: Integer
-    logits: npt.NDArray[np.float32]
-    record: Record
 
 
 class CubeStore:
@@ -151,6 +144,10 @@ class CubeStore:
         """Return the labels of a norm's levels, in order of arrival."""
         return list(self._axes.norms[norm].labels)
 
+    def stages(self, norm: str) -> list[str]:
+        """Return the stages of a norm's cascades, in order of arrival."""
+        return list(self._axes.norms[norm].stages)
+
     def shards(self, samples: int | None = None) -> int:
         """Return the number of shards that the first `samples` (default: all) fall into."""
         return math.ceil((len(self._axes.ids) if samples is None else samples) / SHARD)
@@ -185,9 +182,15 @@ class CubeStore:
         self._axes.add_models(names)
         self._save_and_grow()
 
-    def ensure_norm(self, norm: str, attacks: Sequence[str], epsilons: Sequence[tuple[float, str]]) -> None:
-        """Append the attacks and the levels (radius, label) that are new; others keep their place."""
-        self._axes.add_norm(norm, attacks, epsilons)
+    def ensure_norm(
+        self,
+        norm: str,
+        attacks: Sequence[str],
+        epsilons: Sequence[tuple[float, str]],
+        stages: Sequence[str] = (),
+    ) -> None:
+        """Append the attacks, levels (radius, label) and stages that are new; others keep their place."""
+        self._axes.add_norm(norm, attacks, epsilons, stages)
         self._save_and_grow()
 
     def set_attributes(self, attributes: Attributes) -> None:
@@ -288,6 +291,7 @@ class CubeStore:
         verification_seconds: float | None = None,
         flags: Mapping[str, float] | None = None,
         versions: Mapping[str, str] | None = None,
+        stages: Sequence[Stage] = (),
     ) -> Record:
         """Write a task's column, then its record; until the record is there the task is not done.
 
@@ -308,11 +312,13 @@ class CubeStore:
             Forward passes of the verification, not counted in `column.forwards`.
         flags : mapping, optional
             Numeric warnings; NaN ones are left out.
+        stages : sequence of Stage
+            Of a cascade, in its order: what each stage spent, earlier parts of the column included.
         """
         task = Task(model, norm, attack, shard)
         values: dict[str, npt.NDArray[Any]] = column_values(column)
         levels = self._axes.norms[norm].epsilons
-        count = self.arrays.check(task, values, {"cell": len(levels)})
+        count = self.arrays.check(task, values, {"cell": len(levels), "stage_distance": len(stages)})
         verdicts = np.vstack([values["cell"] != 0, np.zeros((1, len(levels)), dtype=bool)]).argmin(axis=0)
         record = Record(
             identity=identity,
@@ -330,6 +336,7 @@ class CubeStore:
             flags={key: float(flag) for key, flag in (flags or {}).items() if math.isfinite(flag)},
             versions=dict(versions or {}),
             time=now(),
+            stages=tuple(stages),
         )
         self._write(task, values, record)
         return record
@@ -372,7 +379,7 @@ class CubeStore:
     def _write(self, task: Task, values: dict[str, npt.NDArray[Any]], record: Record) -> None:
         # While its chunks change, the task has no record: whatever a kill leaves is computed again.
         self.journal.begin(task)
-        self.arrays.write(task, values)
+        self.arrays.write(task, values, [stage.attack for stage in record.stages])
         self.journal.commit(task, record)
 
     def _read(self, task: Task, identity: str) -> tuple[dict[str, npt.NDArray[Any]], Record] | None:

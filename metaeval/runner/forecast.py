@@ -98,7 +98,8 @@ class Forecast:
                     f"{a['backwards']:,.0f}",
                     a["reduced"] or "-",
                 ]
-                for a in self.attacks
+                for attack in self.attacks
+                for a in [attack, *_stage_rows(attack)]
             ],
         )
         lines += [
@@ -161,6 +162,15 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
             "forwards": attack.cost.forwards,
             "backwards": attack.cost.backwards,
             "reduced": attack.reduced,
+            "stages": [
+                {
+                    "attack": stage.attack,
+                    "forwards": stage.cost.forwards,
+                    "backwards": stage.cost.backwards,
+                    "reduced": stage.reduced,
+                }
+                for stage in attack.stages
+            ],
         }
         for attack in prepared.plan.attacks
     )
@@ -209,6 +219,14 @@ def _recorded(journal: Journal, task: Task, prepared: Prepared) -> bool:
     hashes = prepared.samples.hashes[task.start : task.stop]
     wanted = [epsilon.value for epsilon in task.attack.epsilons]
     return record is not None and covers(record, record.identity, hashes, wanted)
+
+
+def _stage_rows(attack: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return rows of a cascade's stages, named by their place in it."""
+    return [
+        {**stage, "attack": f"  {number}. {stage['attack']}", "norm": "", "levels": "", "search": ""}
+        for number, stage in enumerate(attack["stages"], 1)
+    ]
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> list[str]:

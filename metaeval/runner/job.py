@@ -110,7 +110,8 @@ class Job:
             for norm in dict.fromkeys(attack.norm for attack in self.plan.attacks):
                 attacks = [attack for attack in self.plan.attacks if attack.norm == norm]
                 epsilons = [(epsilon.value, epsilon.label) for epsilon in attacks[0].epsilons]
-                self.store.ensure_norm(norm, [attack.attack for attack in attacks], epsilons)
+                stages = [stage.attack for attack in attacks for stage in attack.stages]
+                self.store.ensure_norm(norm, [attack.attack for attack in attacks], epsilons, stages=stages)
             describe_study(self.store, self.prepared, device=self.device, precision=self.precision)
 
     def _run_model(self, entry: ModelEntry, expected: Forecast) -> None:

@@ -120,7 +120,15 @@ def _selection(
                 for model in plan.models
             }
         epsilons = tuple(epsilon.value for epsilon in attacks[0].epsilons)
-        norms[norm] = NormSelection(tuple(attack.attack for attack in attacks), epsilons, wanted)
+        names = tuple(attack.attack for attack in attacks)
+        cascade = next((attack for attack in attacks if attack.stages), None)
+        norms[norm] = NormSelection(
+            names,
+            epsilons,
+            wanted,
+            cascade=cascade.attack if cascade else "",
+            stages=tuple(stage.attack for stage in cascade.stages) if cascade else (),
+        )
     clean = None
     if loaded is not None:
         clean = {model: loaded[model].identity if model in loaded else NEVER for model in plan.models}

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from metaeval.attacks import catalogue, sweeping
+from metaeval.attacks.cascading import CascadeResult, KnownCascade, run_cascade
 from metaeval.attacks.column import Known
+from metaeval.attacks.sweeping import SweepResult
 from metaeval.attacks.verify import Evaluator, predictions
-from metaeval.cube.journal import covers
+from metaeval.cube.journal import Record, Stage, covers
 from metaeval.cube.store import Column, CubeStore
 from metaeval.runner.devices import with_shrinking_batch
 from metaeval.runner.records import versions
 from metaeval.sources.data import Samples
-from metaeval.study.plan import Task
+from metaeval.study.plan import AttackPlan, Task
 
 
 def run_task(
@@ -32,7 +35,7 @@ def run_task(
     device: torch.device,
     clean_prediction: npt.NDArray[np.int64],
     on_shrink: Callable[[int], None],
-) -> sweeping.SweepResult | None:
+) -> SweepResult | None:
     """Bring one task's column up to the plan and commit it; return None if it was complete already.
 
     Samples that the record covers are attacked again only at new epsilons inside their bracket.
@@ -52,12 +55,11 @@ def run_task(
 
     started = time.monotonic()
     result = with_shrinking_batch(
-        lambda size: sweeping.run(
+        lambda size: _attack(
+            attack,
             module,
             samples.x[rows],
             samples.y[rows],
-            spec=catalogue.get(attack.attack),
-            settings=dict(attack.settings),
             norm=attack.norm,
             epsilons=np.array(levels),
             search=attack.search,
@@ -85,12 +87,13 @@ def run_task(
             key: max(flags.get(key, 0.0), old.record.flags.get(key, 0.0))
             for key in {**old.record.flags, **flags}
         }
+    staged = result.stage_distance if isinstance(result, CascadeResult) else None
     store.write_column(
         task.model,
         attack.norm,
         attack.attack,
         task.shard,
-        Column(result.distance, result.searched, forwards, backwards, cells),
+        Column(result.distance, result.searched, forwards, backwards, cells, stage_distance=staged),
         identity=identity,
         settings=attack.settings,
         reduced=[attack.reduced] if attack.reduced else [],
@@ -98,6 +101,7 @@ def run_task(
         verification=verification,
         flags=flags,
         versions=versions(),
+        stages=_stages(result, levels, old.record if old else None) if attack.stages else (),
     )
     return result
 
@@ -139,6 +143,34 @@ def run_clean(
     return np.concatenate(found), evaluator.forwards
 
 
+def _attack(attack: AttackPlan, *arguments: Any, known: Known | None, **options: Any) -> SweepResult:
+    """Run one attack, or the stages of a cascade one after the other."""
+    if not attack.stages:
+        spec, settings = catalogue.get(attack.attack), dict(attack.settings)
+        return sweeping.run(*arguments, spec=spec, settings=settings, known=known, **options)
+    stages = [(catalogue.get(stage.attack), dict(stage.settings)) for stage in attack.stages]
+    assert known is None or isinstance(known, KnownCascade)
+    return run_cascade(*arguments, stages=stages, known=known, **options)
+
+
+def _stages(result: SweepResult, epsilons: list[float], old: Record | None) -> list[Stage]:
+    """Return what each stage of a cascade has spent, in an earlier record and now."""
+    assert isinstance(result, CascadeResult)
+    stages = []
+    for k, name in enumerate(result.stages):
+        before = old.stages[k] if old else Stage(name, {}, 0, 0)
+        seconds = zip(epsilons, result.stage_seconds[k].tolist(), strict=True)
+        stages.append(
+            Stage(
+                name,
+                {epsilon: before.seconds.get(epsilon, 0.0) + spent for epsilon, spent in seconds},
+                before.forwards + int(result.stage_forwards[k].sum()),
+                before.backwards + int(result.stage_backwards[k].sum()),
+            )
+        )
+    return stages
+
+
 def _known(column: Column, epsilons: list[float], positions: Sequence[int], rows: int) -> Known:
     """Return what is stored for the first `rows` samples; NaN where a sample is new."""
     kept = min(len(column.distance), rows)
@@ -149,6 +181,9 @@ def _known(column: Column, epsilons: list[float], positions: Sequence[int], rows
         return result
 
     cells = column.cell[:, positions[: len(epsilons)]]
-    return Known(
+    known = Known(
         np.array(epsilons), padded(column.distance, np.nan), padded(column.searched, np.nan), padded(cells, 0)
     )
+    if column.stage_distance is None:
+        return known
+    return KnownCascade(**vars(known), stage_distance=padded(column.stage_distance.T, np.nan).T)
