@@ -264,13 +264,14 @@ def schema() -> None:
 def load(path: Path) -> Study:
     """Load a study; if it has problems, unknown attacks are among those that are reported at once."""
     from metaeval.attacks.catalogue import names
+    from metaeval.attacks.presets import PRESETS
     from metaeval.errors import StudyError, unknown
     from metaeval.study.load import load_study
 
     try:
         study = load_study(path)
     except StudyError:
-        return load_study(path, attacks=names())
+        return load_study(path, attacks=names(), presets=PRESETS)
     if study.report.figures != "all":
         from metaeval import registry
         from metaeval.report.figures import FIGURES

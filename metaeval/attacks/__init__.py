@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metaeval.attacks.cascading import cascade
     from metaeval.attacks.sweeping import sweep
 
-__all__ = ["sweep"]
+__all__ = ["cascade", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    # `sweep` needs torch; the catalogue of attacks, which the plan reads, does not.
+    # Both need torch; the catalogue of attacks, which the plan reads, does not.
+    if name == "cascade":
+        from metaeval.attacks.cascading import cascade
+
+        return cascade
     if name == "sweep":
         from metaeval.attacks.sweeping import sweep
 

@@ -17,6 +17,7 @@ __all__ = ["AttackSpec", "Setting"]
 # Full runs' worth of passes that a sample takes over all levels; benchmarks/README.md compares with counts.
 FRONTIER_RUNS = 1.25  # one failing run, a short one above it, a few cheap successes: counted 1.1 to 1.8
 FRONTIER_FULL_RUNS = 2.0  # where successes cost as much: as a rule one at the top, then the failing run
+STAGE_SURVIVAL = 0.9  # share of correct samples that the stages before leave unbroken at some epsilon
 EXACT_SHARE = 0.8  # share of (sample, level) pairs that survive to be attacked in exact mode
 EXTRAS = {"foolbox": "foolbox"}  # extras that bring an implementation; the others come with ``run``
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,8 @@ class AttackRuns:
         bool (n,): the attack's loss had no gradient, so that it took another one.
     randomised : bool
         The model answers at random, so that no run may stop at the first misclassification.
+    passes_at : Counter
+        Passes of all samples, forward and backward, by radius; 0 for runs without one.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class AttackRuns:
         self.moved = np.zeros(len(x), dtype=bool)
         self.switched = np.zeros(len(x), dtype=bool)
         self.randomised = False
+        self.passes_at: Counter[float] = Counter()
         self._seed = seed
         self._hashes = hash_samples(x) if sample_hashes is None else sample_hashes
         self._batch_size = batch_size or DEFAULT_BATCH.get(device.type, DEFAULT_BATCH["cpu"])
@@ -107,6 +111,9 @@ class AttackRuns:
         self.backwards[rows] += result.backwards.cpu().numpy()
         self.switched[rows] |= result.switched.cpu().numpy()
         self.moved[rows] |= (result.candidates != self.x[index]).flatten(1).any(dim=1).cpu().numpy()
+        passes = (result.forwards + result.backwards).cpu().numpy()
+        for value in np.unique(epsilon).tolist():
+            self.passes_at[value] += int(passes[epsilon == value].sum())
         return Attempt(
             result.candidates.detach(), result.success.cpu().numpy(), result.zero_gradient.cpu().numpy()
         )

@@ -23,9 +23,33 @@ from metaeval.errors import UsageError, unknown
 from metaeval.outcomes import Cell
 
 Integers = npt.NDArray[np.int64]
-Points = tuple[Rows, Tensor]  # which samples, and their adversarials
 
 SEARCHES = ("exact", "frontier")
+
+
+class Adversarials:
+    """The smallest adversarials found so far of n samples.
+
+    Attributes
+    ----------
+    points : Tensor
+        (n, \\*shape): adversarials where `found`, else the inputs.
+    found : ndarray
+        bool (n,).
+    distance : ndarray
+        float64 (n,), inf where none was found.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.points = x.clone()
+        self.found = np.zeros(len(x), dtype=bool)
+        self.distance = np.full(len(x), np.inf)
+
+    def evidence(self) -> npt.NDArray[np.float32]:
+        """Return the adversarials, float32 (n, \\*shape), NaN where there is none."""
+        evidence = self.points.cpu().numpy().astype(np.float32)
+        evidence[~self.found] = np.nan
+        return evidence
 
 
 @dataclass(frozen=True)
@@ -125,7 +149,7 @@ def sweep(
         If an argument is wrong: an unknown attack or setting, inputs outside [0, 1], too few classes.
     """
     spec = catalogue.get(attack).for_norm(norm)
-    inputs, labels = _as_array(x, np.float32), _as_array(y, np.int64)
+    inputs, labels = as_array(x, np.float32), as_array(y, np.int64)
     return run(
         model,
         inputs,
@@ -175,9 +199,9 @@ def run(
         int64 (n,): predictions of the same model on the same inputs, if they are known already.
     """
     spec = spec.for_norm(norm)
-    _check_arguments(spec, norm, epsilons, search, precision)
+    check_arguments([spec], norm, epsilons, search, precision)
     checks.check_data(x, y)
-    place = _place(model, device)
+    place = place_of(model, device)
     model.to(place)
     flags: checks.Flags = {}
     with arithmetic(place, precision), checks.guarded(model, flags):
@@ -193,7 +217,7 @@ def run(
             work = correct & ~taken & (len(column.levels) > 0)
         else:
             work = correct & column.pending(mode)
-        points = None
+        best = Adversarials(runs.x)
         if work.any():
             classes, seen = checks.check_outputs(evaluator, runs.x)
             if reason := catalogue.problems(spec, norm=norm, classes=classes, shape=x.shape[1:]):
@@ -202,22 +226,16 @@ def run(
             if seen["randomised"]:  # no verdict says anything about another: neither earlier ones
                 mode, work, column = "independent", correct, Column.fresh(len(x), column.levels)
                 runs.randomised, evaluator.votes = True, VOTES
-            rows = np.flatnonzero(work)
-            fill = _minimum_norm if spec.kind == "minimum-norm" else _fixed_epsilon
-            points, rejected, suspicious = fill(column, rows, runs, evaluator, mode)
-            flags["rejected_claims"] = float(rejected)
-            flags["zero_gradient"] = suspicious / len(rows)
-            flags["loss_switched"] = float(runs.switched[rows].mean())
-            flags["unperturbed"] = float((~runs.moved[rows]).mean())
+            flags |= attack_rows(column, np.flatnonzero(work), runs, evaluator, mode, best)
             flags["nonfinite_logits"] = float((clean_prediction == -1).mean())
     return SweepResult(
-        **_verdicts(column, epsilons, correct, randomised=mode == "independent"),
+        **verdicts(column, epsilons, correct, randomised=mode == "independent"),
         forwards=runs.forwards,
         backwards=runs.backwards,
         flags=flags if work.any() else {},
         verification=evaluator.forwards,
         clean_prediction=clean_prediction,
-        evidence=_evidence(points, x) if evidence else None,
+        evidence=best.evidence() if evidence else None,
     )
 
 
@@ -236,10 +254,24 @@ def _start(
     return column, np.where(taken, known.distance > 0, correct), taken
 
 
+def attack_rows(
+    column: Column, rows: Rows, runs: AttackRuns, evaluator: Evaluator, mode: Mode, best: Adversarials
+) -> checks.Flags:
+    """Attack some samples wherever the column is open, keep what was found, and return the flags raised."""
+    fill = _minimum_norm if runs.spec.kind == "minimum-norm" else _fixed_epsilon
+    rejected, suspicious = fill(column, rows, runs, evaluator, mode, best)
+    return {
+        "rejected_claims": float(rejected),
+        "zero_gradient": suspicious / len(rows),
+        "loss_switched": float(runs.switched[rows].mean()),
+        "unperturbed": float((~runs.moved[rows]).mean()),
+    }
+
+
 def _fixed_epsilon(
-    column: Column, rows: Rows, runs: AttackRuns, evaluator: Evaluator, mode: Mode
-) -> tuple[Points, int, int]:
-    """Search the levels of some samples; return adversarials, rejected claims, zero gradients."""
+    column: Column, rows: Rows, runs: AttackRuns, evaluator: Evaluator, mode: Mode, best: Adversarials
+) -> tuple[int, int]:
+    """Search the levels of some samples; return how many claims were rejected, how many gradients zero."""
     index = torch.from_numpy(rows).to(runs.x.device)
     search = LevelSearch(
         runs.x[index],
@@ -250,28 +282,33 @@ def _fixed_epsilon(
         verify=evaluator.verify,
         warm=runs.spec.warm,
     )
+    search.points, search.found = best.points[index], best.found[rows]
     search.run(mode)
     column.put(rows, search.column)
-    found = search.points[torch.from_numpy(search.found).to(index.device)]
-    return (rows[search.found], found), search.rejected_claims, int(search.suspicious.sum())
+    best.points[index], best.found[rows] = search.points, search.found
+    best.distance[rows] = np.where(search.found, search.column.distance, np.inf)
+    return search.rejected_claims, int(search.suspicious.sum())
 
 
 def _minimum_norm(
-    column: Column, rows: Rows, runs: AttackRuns, evaluator: Evaluator, mode: Mode
-) -> tuple[Points, int, int]:
+    column: Column, rows: Rows, runs: AttackRuns, evaluator: Evaluator, mode: Mode, best: Adversarials
+) -> tuple[int, int]:
     """Run a minimum-norm attack once: its distance decides every level."""
     index = torch.from_numpy(rows).to(runs.x.device)
     attempt = runs.minimum_norm(rows)
-    verdicts = evaluator.verify(runs.x[index], runs.y[index], attempt.candidates, runs.norm, None)
-    column.distance[rows] = outcomes.snap(verdicts.distance, column.levels, runs.norm)
+    verified = evaluator.verify(runs.x[index], runs.y[index], attempt.candidates, runs.norm, None)
+    distance = outcomes.snap(verified.distance, column.levels, runs.norm)
+    column.distance[rows] = distance
     column.settle(rows)
-    found = verdicts.broken
-    points = verdicts.points[torch.from_numpy(found).to(index.device)]
-    rejected = int((attempt.success & ~found).sum())
-    return (rows[found], points), rejected, int((attempt.zero_gradient & ~found).sum())
+    smaller = np.flatnonzero(verified.broken & (distance < best.distance[rows]))
+    source = torch.from_numpy(smaller).to(index.device)
+    best.points[index[source]] = verified.points[source]
+    best.found[rows[smaller]], best.distance[rows[smaller]] = True, distance[smaller]
+    found = verified.broken
+    return int((attempt.success & ~found).sum()), int((attempt.zero_gradient & ~found).sum())
 
 
-def _verdicts(column: Column, epsilons: Floats, correct: Bools, *, randomised: bool) -> dict[str, Any]:
+def verdicts(column: Column, epsilons: Floats, correct: Bools, *, randomised: bool) -> dict[str, Any]:
     """Return distance, searched and cells of all samples, levels as given."""
     distance = np.where(correct, column.distance, 0.0)
     searched = np.where(correct, column.searched(), 0.0)
@@ -286,35 +323,32 @@ def _verdicts(column: Column, epsilons: Floats, correct: Bools, *, randomised: b
     return {"distance": distance, "searched": searched, "cells": cells}
 
 
-def _evidence(points: Points | None, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    evidence = np.full_like(x, np.nan)
-    if points is not None:
-        evidence[points[0]] = points[1].cpu().numpy()
-    return evidence
-
-
-def _check_arguments(spec: AttackSpec, norm: str, epsilons: Floats, search: str, precision: str) -> None:
+def check_arguments(
+    specs: Sequence[AttackSpec], norm: str, epsilons: Floats, search: str, precision: str
+) -> None:
+    """Check what does not depend on the model; see `sweep`."""
     if norm not in outcomes.NORMS:
         raise UsageError(*unknown("norm", norm, outcomes.NORMS)[:1])
     if search not in SEARCHES:
         raise UsageError(*unknown("search", search, SEARCHES)[:1])
     if precision not in PRECISIONS:
         raise UsageError(*unknown("precision", precision, PRECISIONS)[:1])
-    if reason := catalogue.problems(spec, norm=norm):
-        raise UsageError(reason)
+    for spec in specs:
+        if reason := catalogue.problems(spec, norm=norm):
+            raise UsageError(reason)
     if epsilons.ndim != 1 or not np.isfinite(epsilons).all() or (epsilons < 0).any():
         raise UsageError("epsilons must be a list of finite numbers, none negative")
     if len(np.unique(epsilons)) != len(epsilons):
         raise UsageError("an epsilon occurs twice")
 
 
-def _place(model: nn.Module, device: torch.device | str | None) -> torch.device:
+def place_of(model: nn.Module, device: torch.device | str | None) -> torch.device:
     if device is None:
         return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     return torch.device(device)
 
 
-def _as_array(values: Tensor | npt.ArrayLike, dtype: type) -> npt.NDArray[Any]:
+def as_array(values: Tensor | npt.ArrayLike, dtype: type) -> npt.NDArray[Any]:
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     return np.ascontiguousarray(values, dtype=dtype)

@@ -16,6 +16,7 @@ from metaeval.cube.counts import UNKNOWN, Integer, accuracy, aggregate_norm, onl
 from metaeval.cube.journal import CLEAN, Task
 from metaeval.cube.layout import GROUPS, SHARD, STAGES, STATUS, WORST_CASE
 from metaeval.cube.selection import NormSelection, Selection
+from metaeval.cube.stages import count_stages, stage_values
 from metaeval.cube.states import State, column_state, task_states, worst_case_state
 from metaeval.cube.store import CubeStore
 from metaeval.errors import UsageError
@@ -43,7 +44,11 @@ def rebuild(store: CubeStore, selection: Selection) -> None:
     # Digested after the counting, which may have withdrawn records.
     journal = store.journal.digest()
     for name, values in groups.items():
-        arrays.replace_group(store.path, name, GROUPS[name], values, {"journal": journal})
+        variables = {key: GROUPS[name][key] for key in GROUPS[name] if key in values}
+        attributes = {"journal": journal}
+        if name in selection.norms and selection.norms[name].cascade:
+            attributes["cascade"] = selection.norms[name].cascade
+        arrays.replace_group(store.path, name, variables, values, attributes)
     for name in {*NORMS, "cost"} - set(groups):
         arrays.remove_group(store.path, name)
     store.set_attributes({"selection": selection.to_json(), "journal": journal})
@@ -78,6 +83,7 @@ def _check(store: CubeStore, selection: Selection) -> None:
         missing += [
             f"attack {name!r} in {norm}" for name in chosen.attacks if name not in store.attacks(norm)
         ]
+        missing += [f"stage {name!r} in {norm}" for name in chosen.stages if name not in store.stages(norm)]
         known = set(store.epsilons(norm).tolist())
         missing += [f"epsilon {epsilon!r} in {norm}" for epsilon in chosen.epsilons if epsilon not in known]
     if missing:
@@ -119,7 +125,7 @@ def _norm(
     epsilons = sorted(chosen.epsilons)
     levels = store.levels(norm, epsilons)
     texts = store.epsilon_labels(norm)
-    counts, states, warnings = [], [], []
+    counts, states, warnings, stages = [], [], [], []
     settings, reduced = dict.fromkeys(chosen.attacks, ""), dict.fromkeys(chosen.attacks, "")
     for model in selection.models:
         slabs = store.arrays.slabs(model, norm)
@@ -131,6 +137,8 @@ def _norm(
             for shard, stored in values.items():
                 _fill(cells[position], shard, stored["cell"][:, levels])
             columns[attack] = column_state(tasks)
+            if attack == chosen.cascade:
+                stages.append(count_stages(tasks, values, len(labels), epsilons, chosen.stages))
             if columns[attack][0] == "ok":
                 costs[model, norm, attack] = tasks
             records = [task.record for task in tasks if task.record is not None]
@@ -150,7 +158,9 @@ def _norm(
         warnings.append(flags)
     names = sorted({name for rows in warnings for row in rows for name in row})
     status = np.array([[STATUS[state] for state, _ in row] for row in states], dtype=np.uint8)
+    staged = stage_values(chosen.stages, stages) if chosen.cascade else {}
     return {
+        **staged,
         "model": list(selection.models),
         "class": store.class_names,
         "epsilon": epsilons,

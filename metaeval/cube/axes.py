@@ -26,7 +26,7 @@ from metaeval.outcomes import NORMS
 
 @dataclass
 class NormAxes:
-    """Attacks, and epsilons with their labels, in order of arrival.
+    """Attacks, epsilons with their labels, and stages of cascades, in order of arrival.
 
     `input_shape` is the shape of one input where adversarials are kept, else None.
     """
@@ -35,6 +35,7 @@ class NormAxes:
     epsilons: list[float] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     input_shape: list[int] | None = None
+    stages: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -95,8 +96,9 @@ class Axes:
         attacks: Sequence[str],
         epsilons: Sequence[tuple[float, str]],
         input_shape: Sequence[int] | None = None,
+        stages: Sequence[str] = (),
     ) -> None:
-        """Append the attacks and levels that are new; an epsilon written differently takes its new label.
+        """Append what is new; an epsilon written differently takes its new label.
 
         With `input_shape` the norm keeps adversarials of that shape from now on.
         """
@@ -119,6 +121,7 @@ class Axes:
             )
         axes.input_shape = shape
         axes.attacks += [name for name in attacks if name not in set(axes.attacks)]
+        axes.stages += [name for name in dict.fromkeys(stages) if name not in set(axes.stages)]
         for epsilon, label in epsilons:
             if epsilon in axes.epsilons:
                 axes.labels[axes.epsilons.index(epsilon)] = label
@@ -140,6 +143,7 @@ class Axes:
                     "epsilons": [epsilon_hex(epsilon) for epsilon in axes.epsilons],
                     "labels": axes.labels,
                     **({} if axes.input_shape is None else {"input_shape": axes.input_shape}),
+                    "stages": axes.stages,
                 }
                 for norm, axes in self.norms.items()
             },
@@ -173,6 +177,7 @@ class Axes:
                 [float.fromhex(epsilon) for epsilon in axes["epsilons"]],
                 axes["labels"],
                 axes.get("input_shape"),
+                axes.get("stages", []),
             )
             for norm, axes in content["norms"].items()
         }

@@ -20,11 +20,14 @@ def sample_groups(axes: Axes) -> list[str]:
 
 
 def variables(axes: Axes, group: str) -> dict[str, Variable]:
-    """Return a sample group's arrays: the layout's, and adversarials where they are kept."""
+    """Return a sample group's arrays: the layout's, those of stages and adversarials where there are some."""
     norm = axes.norms.get(group.removeprefix("samples/"))
-    if norm is None or norm.input_shape is None:
+    if norm is None:
         return GROUPS[group]
-    return {**GROUPS[group], EVIDENCE: evidence(len(norm.input_shape))}
+    found = {name: v for name, v in GROUPS[group].items() if norm.stages or "stage" not in v.dims}
+    if norm.input_shape is not None:
+        found[EVIDENCE] = evidence(len(norm.input_shape))
+    return found
 
 
 def sizes(axes: Axes, group: str) -> dict[str, int]:
@@ -32,7 +35,7 @@ def sizes(axes: Axes, group: str) -> dict[str, int]:
     result = {"model": len(axes.models), "sample": len(axes.ids), "logit": axes.logits}
     norm = axes.norms.get(group.removeprefix("samples/"))
     if norm is not None:
-        result.update(attack=len(norm.attacks), level=len(norm.epsilons))
+        result.update(attack=len(norm.attacks), level=len(norm.epsilons), stage=len(norm.stages))
         if norm.input_shape is not None:
             result.update(zip(evidence(len(norm.input_shape)).dims[3:], norm.input_shape, strict=True))
     return result
@@ -115,5 +118,6 @@ def _coordinate(axes: Axes, group: str, name: str) -> Any:
             level=range(size["level"]),
             epsilon=norm.epsilons,
             epsilon_label=norm.labels,
+            stage=norm.stages,
         )
     return list(values[name])

@@ -39,6 +39,16 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What one stage of a cascade spent: seconds by epsilon, and passes."""
+
+    attack: str
+    seconds: Mapping[float, float]
+    forwards: int
+    backwards: int
+
+
+@dataclass(frozen=True)
 class Record:
     """What a finished task stored: enough to tell whether it covers a plan and whether it is still intact.
 
@@ -61,6 +71,7 @@ class Record:
     flags: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     time: str = ""
+    stages: tuple[Stage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,7 @@ class Journal:
             content["epsilons"] = {float.fromhex(epsilon): n for epsilon, n in content["epsilons"].items()}
             content["levels"] = tuple(float.fromhex(epsilon) for epsilon in content["levels"])
             content["reduced"] = tuple(content["reduced"])
+            content["stages"] = tuple(_stage(stage) for stage in content.get("stages", ()))
             return Record(**content)
         except (KeyError, TypeError):  # written by a version with other fields
             return None
@@ -168,6 +180,8 @@ class Journal:
         content["sample_hashes"] = " ".join(record.sample_hashes)  # one string is read far faster than a list
         content["epsilons"] = {epsilon_hex(epsilon): n for epsilon, n in record.epsilons.items()}
         content["levels"] = [epsilon_hex(epsilon) for epsilon in record.levels]
+        for stage in content["stages"]:
+            stage["seconds"] = {epsilon_hex(epsilon): spent for epsilon, spent in stage["seconds"].items()}
         self._write(task, ".json", content)
         self._remove(task, ".open", ".failed", ".skipped")
 
@@ -219,6 +233,11 @@ class Journal:
     def _remove(self, task: Task, *suffixes: str) -> None:
         for suffix in suffixes:
             self.path(task, suffix).unlink(missing_ok=True)
+
+
+def _stage(content: Mapping[str, Any]) -> Stage:
+    seconds = {float.fromhex(epsilon): spent for epsilon, spent in content["seconds"].items()}
+    return Stage(**{**content, "seconds": seconds})
 
 
 def _safe(name: str) -> str:

@@ -106,6 +106,22 @@ _NORM = {
     "members": Variable(
         ("model", "attack"), "bool", False, attributes={"long_name": "attacks that the worst case covers"}
     ),
+    "stage": _text("stage", coordinate=True, long_name="attacks of the cascade, in order"),
+    "stage_accuracy": _real(
+        "model",
+        "epsilon",
+        "stage",
+        units="fraction",
+        long_name="accuracy after each stage of the cascade; NaN until evaluated equals total",
+    ),
+    "stage_seconds": _real(
+        "model",
+        "epsilon",
+        "stage",
+        units="s",
+        long_name="time of each stage of the cascade, divided among all epsilons that the stage searched "
+        "together by the passes spent at each (a minimum-norm attack's evenly); their sum was measured",
+    ),
     "overruled": _count(
         "model",
         "epsilon",
@@ -137,6 +153,15 @@ _SAMPLES_NORM = {
     ),
     "forwards": _count("model", "attack", "sample", long_name="forward passes of the attack"),
     "backwards": _count("model", "attack", "sample", long_name="backward passes of the attack"),
+    "stage": _text("stage", coordinate=True, long_name="attacks of cascades, in order of arrival"),
+    "stage_distance": _real(
+        "model",
+        "attack",
+        "stage",
+        "sample",
+        long_name="smallest distance known after each stage of a cascade, as distance; "
+        "NaN for what is no stage of it",
+    ),
     "cell": _code(
         ("model", "attack", "sample", "level"),
         {int(code): meaning for code, meaning in CELL_MEANINGS.items()},
@@ -172,7 +197,10 @@ GROUPS: dict[str, dict[str, Variable]] = {
     },
     **{f"samples/{norm}": _SAMPLES_NORM for norm in NORMS},
 }
-"""Every group's variables. `/models` alone is free: one array per column that the study's models have."""
+"""Every group's variables; `/models` is free: one array per column that the study's models have.
+
+Groups of norms have those with `stage` only where a cascade is asked for.
+"""
 
 MODELS_DTYPES: dict[str, Variable] = {
     "text": _text("model"),
@@ -198,7 +226,7 @@ def evidence(rank: int) -> Variable:
 
 
 # One task rewrites whole chunks of each sample array, and a new level only its own task's.
-_SAMPLE_CHUNKS = {"model": 1, "attack": 1, "sample": SHARD, "level": 64}
+_SAMPLE_CHUNKS = {"model": 1, "attack": 1, "sample": SHARD, "level": 64, "stage": 16}
 _SAMPLE_CHUNK_ITEMS = 2**23  # larger ones take fewer samples, so that one adversarial is read fast
 _AGGREGATE_CHUNK_ITEMS = 2**19
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ _COLUMN = {
     "cell": np.uint8,
 }
 FOUND = (Cell.BROKEN, Cell.BROKEN_ENVELOPE, Cell.BROKEN_OVERRULED)
+STAGED = "stage_distance"  # the one array whose last axis is that of the samples
 _CLEAN = ("prediction", "logits")
 
 
@@ -42,6 +43,7 @@ class Column:
     `cell` is uint8 `(sample, level)` with the levels in the store's order; 0 where a level was not asked for.
     `evidence` is float32 `(sample, *input)`, the smallest adversarials, NaN where there is none; None where
     they are not kept.
+    `stage_distance` is float64 `(stage, sample)`, stages in the order of the cascade; None if it is none.
     """
 
     distance: Real
@@ -50,6 +52,7 @@ class Column:
     backwards: Integer
     cell: npt.NDArray[np.uint8]
     evidence: npt.NDArray[np.float32] | None = None
+    stage_distance: Real | None = None
 
     def claimed(self) -> npt.NDArray[np.bool_]:
         """Return of which samples an adversarial was found, bool `(sample,)`."""
@@ -77,7 +80,24 @@ def column_values(column: Column) -> Values:
         values[EVIDENCE] = np.asarray(column.evidence, dtype=np.float32)
         if lost := int((column.claimed() & ~column.kept()).sum()):
             raise ValueError(f"{lost} adversarials were found and are not there to be kept")
+    if column.stage_distance is not None:
+        values[STAGED] = np.asarray(column.stage_distance, dtype=np.float64)
     return values
+
+
+class StoredColumn(NamedTuple):
+    """A column that was read back intact, and its record."""
+
+    column: Column
+    record: Record
+
+
+class StoredClean(NamedTuple):
+    """A clean forward pass that was read back intact, and its record."""
+
+    prediction: Integer
+    logits: npt.NDArray[np.float32]
+    record: Record
 
 
 class SampleArrays:
@@ -104,13 +124,14 @@ class SampleArrays:
         if count > room:
             raise ValueError(f"{task}: {count} rows for a shard of {room} samples")
         for name, value in values.items():
-            expected = (count, *widths.get(name, ()))
+            further = tuple(widths.get(name, ()))
+            expected = (*further, count) if name == STAGED else (count, *further)
             if value.shape != expected:
                 raise ValueError(f"{task}: {name} has the shape {value.shape} instead of {expected}")
         return count
 
-    def write(self, task: Task, values: Values) -> None:
-        """Write a task's chunks whole; rows and adversarials that the values lack become fill values.
+    def write(self, task: Task, values: Values, stages: Sequence[str] = ()) -> None:
+        """Write a task's chunks whole; rows, stages and adversarials that the values lack become fill values.
 
         Raises
         ------
@@ -121,6 +142,11 @@ class SampleArrays:
         rows = slice(task.shard * SHARD, task.shard * SHARD + room)
         for name, value in values.items():
             array = self._array(task.norm, name)
+            if name == STAGED:
+                block = np.full((len(self._axes.norms[task.norm].stages), room), np.nan)
+                block[self._stages(task, stages), : value.shape[1]] = value
+                array[(*self._index(task), slice(None), rows)] = block
+                continue
             block = np.full((room, *value.shape[1:]), array.fill_value, dtype=value.dtype)
             block[: len(value)] = value
             array[(*index, rows)] = block
@@ -147,15 +173,20 @@ class SampleArrays:
         names = _names(task.norm)
         if evidence and EVIDENCE in record.checksums:
             names += (EVIDENCE,)
+        if record.stages:
+            names += (STAGED,)
         for name in names:
             value: npt.NDArray[Any] | None
+            place = (slice(None), rows) if name == STAGED else (rows,)
             if slabs is not None and name in slabs:
-                value = slabs[name][index[1:]][rows].copy()
+                value = slabs[name][(*index[1:], *place)].copy()
             else:
                 read = self._array(task.norm, name).__getitem__
-                value = arrays.attempt(partial(read, (*index, rows)))
+                value = arrays.attempt(partial(read, (*index, *place)))
             if value is None:
                 return None
+            if name == STAGED:
+                value = value[self._stages(task, [stage.attack for stage in record.stages])]
             levels = len(record.levels)
             if hash_array(value[:, :levels] if name == "cell" else value) != record.checksums.get(name):
                 return None
@@ -187,10 +218,14 @@ class SampleArrays:
             axes is not None
             and task.attack in axes.attacks
             and tuple(axes.epsilons[: len(record.levels)]) == record.levels
+            and {stage.attack for stage in record.stages} <= set(axes.stages)
         )
 
     def _keeps_evidence(self, task: Task) -> bool:
         return task.norm != CLEAN and self._axes.norms[task.norm].input_shape is not None
+
+    def _stages(self, task: Task, names: Sequence[str]) -> list[int]:
+        return [self._axes.norms[task.norm].stages.index(name) for name in names]
 
     def _index(self, task: Task) -> tuple[int, ...]:
         model = self._axes.models.index(task.model)

@@ -17,12 +17,15 @@ class NormSelection:
     `identities` maps model to attack to the identity of the column that the study wants; a stored column
     of another identity counts as pending. None: any identity will do, as long as it is one per column.
     `black_box` names the attacks that use outputs only: what they alone break speaks against the others.
+    `cascade` is the one of the attacks that is a cascade, "" without one, and `stages` are its attacks.
     """
 
     attacks: tuple[str, ...]
     epsilons: tuple[float, ...]
     identities: Mapping[str, Mapping[str, str]] | None = None
     black_box: tuple[str, ...] = ()
+    cascade: str = ""
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Selection:
                 tuple(float(epsilon) for epsilon in value["epsilons"]),
                 value.get("identities"),
                 tuple(value.get("black_box", ())),
+                value.get("cascade", ""),
+                tuple(value.get("stages", ())),
             )
             for norm, value in content.get("norms", {}).items()
         }

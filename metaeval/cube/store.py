@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,18 @@ import zarr
 
 from metaeval.cube import arrays, growth
 from metaeval.cube.axes import Axes
-from metaeval.cube.journal import CLEAN, Journal, Record, Task, now
+from metaeval.cube.journal import CLEAN, Journal, Record, Stage, Task, now
 from metaeval.cube.layout import CUBE, EVIDENCE, MODELS_DTYPES, SHARD, variable
-from metaeval.cube.sample_arrays import Column, Integer, Real, SampleArrays, column_values
+from metaeval.cube.sample_arrays import (
+    STAGED,
+    Column,
+    Integer,
+    Real,
+    SampleArrays,
+    StoredClean,
+    StoredColumn,
+    column_values,
+)
 from metaeval.cube.selection import Selection
 from metaeval.errors import MissingInputError, UsageError
 from metaeval.hashing import hash_array
@@ -28,21 +37,6 @@ from metaeval.hashing import hash_array
 __all__ = ["Column", "CubeStore", "StoredClean", "StoredColumn"]
 
 Attributes = Mapping[str, "str | int | float | Sequence[str] | Mapping[str, Any]"]
-
-
-class StoredColumn(NamedTuple):
-    """A column that was read back intact, and its record."""
-
-    column: Column
-    record: Record
-
-
-class StoredClean(NamedTuple):
-    """A clean forward pass that was read back intact, and its record."""
-
-    prediction: Integer
-    logits: npt.NDArray[np.float32]
-    record: Record
 
 
 class CubeStore:
@@ -151,6 +145,10 @@ class CubeStore:
         """Return the labels of a norm's levels, in order of arrival."""
         return list(self._axes.norms[norm].labels)
 
+    def stages(self, norm: str) -> list[str]:
+        """Return the stages of a norm's cascades, in order of arrival."""
+        return list(self._axes.norms[norm].stages)
+
     def shards(self, samples: int | None = None) -> int:
         """Return the number of shards that the first `samples` (default: all) fall into."""
         return math.ceil((len(self._axes.ids) if samples is None else samples) / SHARD)
@@ -191,12 +189,10 @@ class CubeStore:
         attacks: Sequence[str],
         epsilons: Sequence[tuple[float, str]],
         input_shape: Sequence[int] | None = None,
+        stages: Sequence[str] = (),
     ) -> None:
-        """Append the attacks and the levels (radius, label) that are new; others keep their place.
-
-        With `input_shape`, the shape of one input, there is room for adversarials from now on.
-        """
-        self._axes.add_norm(norm, attacks, epsilons, input_shape)
+        """Append what is new (levels are radius and label), with `input_shape` room for adversarials."""
+        self._axes.add_norm(norm, attacks, epsilons, input_shape, stages)
         self._save_and_grow()
 
     def set_attributes(self, attributes: Attributes) -> None:
@@ -297,6 +293,7 @@ class CubeStore:
         verification_seconds: float | None = None,
         flags: Mapping[str, float] | None = None,
         versions: Mapping[str, str] | None = None,
+        stages: Sequence[Stage] = (),
     ) -> Record:
         """Write a task's column, then its record; until the record is there the task is not done.
 
@@ -317,12 +314,15 @@ class CubeStore:
             Forward passes of the verification, not counted in `column.forwards`.
         flags : mapping, optional
             Numeric warnings; NaN ones are left out.
+        stages : sequence of Stage
+            Of a cascade, in its order: what each stage spent, earlier parts of the column included.
         """
         task = Task(model, norm, attack, shard)
         values: dict[str, npt.NDArray[Any]] = column_values(column)
         levels = self._axes.norms[norm].epsilons
         shape = self._axes.norms[norm].input_shape or ()
-        count = self.arrays.check(task, values, {"cell": (len(levels),), EVIDENCE: shape})
+        widths = {"cell": (len(levels),), EVIDENCE: shape, STAGED: (len(stages),)}
+        count = self.arrays.check(task, values, widths)
         verdicts = np.vstack([values["cell"] != 0, np.zeros((1, len(levels)), dtype=bool)]).argmin(axis=0)
         record = Record(
             identity=identity,
@@ -340,6 +340,7 @@ class CubeStore:
             flags={key: float(flag) for key, flag in (flags or {}).items() if math.isfinite(flag)},
             versions=dict(versions or {}),
             time=now(),
+            stages=tuple(stages),
         )
         self._write(task, values, record)
         return record
@@ -382,7 +383,7 @@ class CubeStore:
     def _write(self, task: Task, values: dict[str, npt.NDArray[Any]], record: Record) -> None:
         # While its chunks change, the task has no record: whatever a kill leaves is computed again.
         self.journal.begin(task)
-        self.arrays.write(task, values)
+        self.arrays.write(task, values, [stage.attack for stage in record.stages])
         self.journal.commit(task, record)
 
     def _read(self, task: Task, identity: str) -> tuple[dict[str, npt.NDArray[Any]], Record] | None:

@@ -15,6 +15,7 @@ FIGURES = {
     "reference": "metaeval.report.charts.reference:figures",
     "curves": "metaeval.report.charts.curves:figures",
     "classes": "metaeval.report.charts.classes:figures",
+    "cascade": "metaeval.report.charts.cascade:figures",
     "cost": "metaeval.report.charts.cost:figures",
 }
 """Figures of ours by name, in the order of the page; other packages add theirs as `metaeval.figures`."""

@@ -100,7 +100,8 @@ class Forecast:
                     f"{a['backwards']:,.0f}",
                     a["reduced"] or "-",
                 ]
-                for a in self.attacks
+                for attack in self.attacks
+                for a in [attack, *_stage_rows(attack)]
             ],
         )
         lines += [
@@ -165,6 +166,15 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
             "forwards": attack.cost.forwards,
             "backwards": attack.cost.backwards,
             "reduced": attack.reduced,
+            "stages": [
+                {
+                    "attack": stage.attack,
+                    "forwards": stage.cost.forwards,
+                    "backwards": stage.cost.backwards,
+                    "reduced": stage.reduced,
+                }
+                for stage in attack.stages
+            ],
         }
         for attack in prepared.plan.attacks
     )
@@ -222,6 +232,14 @@ def _size(count: int) -> str:
     units = ("bytes", "kB", "MB", "GB", "TB")
     power = min((len(str(count)) - 1) // 3, len(units) - 1)
     return f"{count / 1000**power:,.1f} {units[power]}"
+
+
+def _stage_rows(attack: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return rows of a cascade's stages, named by their place in it."""
+    return [
+        {**stage, "attack": f"  {number}. {stage['attack']}", "norm": "", "levels": "", "search": ""}
+        for number, stage in enumerate(attack["stages"], 1)
+    ]
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> list[str]:

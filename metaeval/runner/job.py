@@ -110,8 +110,10 @@ class Job:
             for norm in dict.fromkeys(attack.norm for attack in self.plan.attacks):
                 attacks = [attack for attack in self.plan.attacks if attack.norm == norm]
                 epsilons = [(epsilon.value, epsilon.label) for epsilon in attacks[0].epsilons]
+                names = [attack.attack for attack in attacks]
+                stages = [stage.attack for attack in attacks for stage in attack.stages]
                 shape = samples.x.shape[1:] if any(attack.evidence for attack in attacks) else None
-                self.store.ensure_norm(norm, [attack.attack for attack in attacks], epsilons, shape)
+                self.store.ensure_norm(norm, names, epsilons, shape, stages)
             describe_study(self.store, self.prepared, device=self.device, precision=self.precision)
 
     def _run_model(self, entry: ModelEntry, expected: Forecast) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import fnmatch
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from metaeval.attacks import catalogue
-from metaeval.errors import Problem, StudyError, UsageError, unknown
+from metaeval.attacks.presets import OWN, PRESETS
+from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
 from metaeval.sources.data import Dataset, Samples, open_data, take
 from metaeval.sources.models import ModelEntry, expand_models
-from metaeval.study.plan import AttackPlan, Cost, Plan, Task
+from metaeval.study.checks import unknown_preset
+from metaeval.study.plan import AttackPlan, Cost, Plan, StagePlan, Task
+from metaeval.study.positions import Loc
 from metaeval.study.schema import Study
 
 DEFAULT_CLASSES = 10  # for costs of a study whose data could not be opened; it is refused anyway
@@ -90,7 +95,7 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
 def plan_attacks(
     study: Study, *, classes: int | None, shape: tuple[int, ...] | None
 ) -> tuple[list[AttackPlan], list[Problem]]:
-    """Return the attacks of all threat models, and what is wrong with them.
+    """Return the attacks and cascades of all threat models, and what is wrong with them.
 
     Parameters
     ----------
@@ -100,46 +105,108 @@ def plan_attacks(
     attacks: list[AttackPlan] = []
     problems: list[Problem] = []
     for i, threat in enumerate(study.threat_models):
-        given = {table.name: (k, table.settings) for k, table in enumerate(threat.attack)}
-        for j, name in enumerate(threat.attacks):
-            place = ("threat_models", i, "attacks", j)
-            if name not in catalogue.names():
-                problems.append(study.problem(place, *unknown("attack", name, catalogue.names())))
-                continue
-            spec = catalogue.get(name).for_norm(threat.norm)
-            reason = catalogue.problems(spec, norm=threat.norm, classes=classes, shape=shape)
-            levels = sum(epsilon.value > 0 for epsilon in threat.epsilons)
-            if reason is None and levels == 0:
-                reason = f"{name} needs an epsilon above 0"
-            if reason:
-                problems.append(study.problem(place, reason))
-                continue
-            table, chosen = given.get(name, (0, {}))
-            wrong = catalogue.setting_problems(spec, chosen)
-            for key, message, suggestion in wrong:
-                problems.append(
-                    study.problem(("threat_models", i, "attack", table, key), message, suggestion)
-                )
-            if wrong:
-                continue
-            settings = catalogue.resolve_settings(spec, chosen)
-            cost = catalogue.cost(
-                spec, settings, classes=classes or DEFAULT_CLASSES, levels=levels, search=threat.search
+        listed, wrong = _listed(study, i)
+        planned: list[AttackPlan] = []
+        for position, (place, name, fixed) in enumerate(listed):
+            found = _plan_attack(
+                study, i, place, name, fixed, classes=classes, shape=shape, position=position
             )
-            attacks.append(
-                AttackPlan(
-                    norm=threat.norm,
-                    attack=name,
-                    version=catalogue.attack_version(spec),
-                    search=threat.search,
-                    settings=settings,
-                    reduced="; ".join(catalogue.reduced(spec, settings)),
-                    epsilons=threat.epsilons,
-                    cost=Cost(*cost),
-                    evidence=threat.evidence,
-                )
-            )
+            if isinstance(found, AttackPlan):
+                planned.append(found)
+            else:
+                wrong += found
+        problems += wrong
+        if threat.mode == "cascade" and not wrong:
+            attacks.append(_cascade(threat.attacks if isinstance(threat.attacks, str) else OWN, planned))
+        elif threat.mode == "individual":
+            attacks += planned
     return attacks, problems
+
+
+def _listed(study: Study, i: int) -> tuple[list[tuple[Loc, str, Mapping[str, Any]]], list[Problem]]:
+    """Return a threat model's attacks: where each is named, its id, and the settings that a preset fixes."""
+    threat, place = study.threat_models[i], ("threat_models", i, "attacks")
+    if not isinstance(threat.attacks, str):
+        return [((*place, j), name, {}) for j, name in enumerate(threat.attacks)], []
+    if threat.attacks not in PRESETS:
+        wrong = unknown_preset(threat.attacks, PRESETS, catalogue.names())
+        return [], [study.problem(place, *wrong)]
+    stages = PRESETS[threat.attacks]
+    names = [name for name, _ in stages]
+    problems = []
+    for k, table in enumerate(threat.attack):
+        if table.name not in names:
+            message = f"{table.name!r} is not among the attacks of {threat.attacks}: {', '.join(names)}"
+            where = ("threat_models", i, "attack", k, "name")
+            problems.append(study.problem(where, message, nearest(table.name, names)))
+    return [(place, name, settings) for name, settings in stages], problems
+
+
+def _plan_attack(
+    study: Study,
+    i: int,
+    place: Loc,
+    name: str,
+    fixed: Mapping[str, Any],
+    *,
+    classes: int | None,
+    shape: tuple[int, ...] | None,
+    position: int,
+) -> AttackPlan | list[Problem]:
+    """Return one attack of the threat model `i`, or what is wrong with it."""
+    threat = study.threat_models[i]
+    if name not in catalogue.names():
+        return [study.problem(place, *unknown("attack", name, catalogue.names()))]
+    spec = catalogue.get(name).for_norm(threat.norm)
+    reason = catalogue.problems(spec, norm=threat.norm, classes=classes, shape=shape)
+    levels = sum(epsilon.value > 0 for epsilon in threat.epsilons)
+    if reason is None and levels == 0:
+        reason = f"{name} needs an epsilon above 0"
+    if reason:
+        return [study.problem(place, reason)]
+    tables = {table.name: (k, table.settings) for k, table in enumerate(threat.attack)}
+    table, chosen = tables.get(name, (0, {}))
+    wrong = [
+        study.problem(("threat_models", i, "attack", table, key), message, suggestion)
+        for key, message, suggestion in catalogue.setting_problems(spec, chosen)
+    ]
+    wrong += [
+        study.problem(place, message, suggestion)
+        for _, message, suggestion in catalogue.setting_problems(spec, fixed)
+    ]
+    if wrong:
+        return wrong
+    settings = catalogue.resolve_settings(spec, {**fixed, **chosen})
+    cost = catalogue.cost(
+        spec, settings, classes=classes or DEFAULT_CLASSES, levels=levels, search=threat.search
+    )
+    # The first stage of a cascade meets every sample, the others those that were left unbroken somewhere.
+    share = catalogue.STAGE_SURVIVAL if threat.mode == "cascade" and position else 1.0
+    return AttackPlan(
+        norm=threat.norm,
+        attack=name,
+        version=catalogue.attack_version(spec),
+        search=threat.search,
+        settings=settings,
+        reduced="; ".join(catalogue.reduced(spec, settings)),
+        epsilons=threat.epsilons,
+        cost=Cost(*cost) * share,
+        evidence=threat.evidence,
+    )
+
+
+def _cascade(name: str, planned: Sequence[AttackPlan]) -> AttackPlan:
+    """Return a cascade's row; its version says which stages run in which order."""
+    stages = tuple(StagePlan(a.attack, a.version, a.settings, a.reduced, a.cost) for a in planned)
+    return replace(
+        planned[0],
+        attack=name,
+        version=" then ".join(f"{stage.attack} ({stage.version})" for stage in stages),
+        settings={stage.attack: dict(stage.settings) for stage in stages},
+        reduced="; ".join(f"{stage.attack}: {stage.reduced}" for stage in stages if stage.reduced),
+        cost=sum((stage.cost for stage in stages), Cost()),
+        stages=stages,
+    )
 
 
 def _matches(task: Task, pattern: str) -> bool:

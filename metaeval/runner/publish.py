@@ -122,8 +122,17 @@ def _selection(
             }
         epsilons = tuple(epsilon.value for epsilon in attacks[0].epsilons)
         names = tuple(attack.attack for attack in attacks)
-        black_box = tuple(name for name in names if catalogue.get(name).black_box)
-        norms[norm] = NormSelection(names, epsilons, wanted, black_box)
+        # A cascade may hold black boxes and others: what it breaks speaks against neither.
+        black_box = tuple(a.attack for a in attacks if not a.stages and catalogue.get(a.attack).black_box)
+        cascade = next((attack for attack in attacks if attack.stages), None)
+        norms[norm] = NormSelection(
+            names,
+            epsilons,
+            wanted,
+            black_box,
+            cascade.attack if cascade else "",
+            tuple(stage.attack for stage in cascade.stages) if cascade else (),
+        )
     clean = None
     if loaded is not None:
         clean = {model: loaded[model].identity if model in loaded else NEVER for model in plan.models}

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from metaeval.attacks import catalogue, sweeping
+from metaeval.attacks.cascading import CascadeResult, KnownCascade, run_cascade
 from metaeval.attacks.column import Known
+from metaeval.attacks.sweeping import SweepResult
 from metaeval.attacks.verify import Evaluator, predictions
-from metaeval.cube.journal import covers
+from metaeval.cube.journal import Record, Stage, covers
 from metaeval.cube.store import Column, CubeStore
 from metaeval.runner.devices import with_shrinking_batch
 from metaeval.runner.records import versions
@@ -35,7 +38,7 @@ def run_task(
     device: torch.device,
     clean_prediction: npt.NDArray[np.int64],
     on_shrink: Callable[[int], None],
-) -> sweeping.SweepResult | None:
+) -> SweepResult | None:
     """Bring one task's column up to the plan and commit it; return None if it was complete already.
 
     Samples that the record covers are attacked again only at new epsilons inside their bracket, or if their
@@ -57,12 +60,11 @@ def run_task(
 
     started = time.monotonic()
     result = with_shrinking_batch(
-        lambda size: sweeping.run(
+        lambda size: _attack(
+            attack,
             module,
             samples.x[rows],
             samples.y[rows],
-            spec=catalogue.get(attack.attack),
-            settings=dict(attack.settings),
             norm=attack.norm,
             epsilons=np.array(levels),
             search=attack.search,
@@ -92,7 +94,10 @@ def run_task(
             key: max(flags.get(key, 0.0), old.record.flags.get(key, 0.0))
             for key in {**old.record.flags, **flags}
         }
-    column = Column(result.distance, result.searched, forwards, backwards, cells, result.evidence)
+    staged = result.stage_distance if isinstance(result, CascadeResult) else None
+    column = Column(
+        result.distance, result.searched, forwards, backwards, cells, result.evidence, stage_distance=staged
+    )
     store.write_column(
         task.model,
         attack.norm,
@@ -106,6 +111,7 @@ def run_task(
         verification=verification,
         flags=flags,
         versions=versions(),
+        stages=_stages(result, levels, old.record if old else None) if attack.stages else (),
     )
     return result
 
@@ -173,6 +179,34 @@ def _with_old_evidence(column: Column, old: Column) -> Column:
     return replace(column, evidence=evidence)
 
 
+def _attack(attack: AttackPlan, *arguments: Any, known: Known | None, **options: Any) -> SweepResult:
+    """Run one attack, or the stages of a cascade one after the other."""
+    if not attack.stages:
+        spec, settings = catalogue.get(attack.attack), dict(attack.settings)
+        return sweeping.run(*arguments, spec=spec, settings=settings, known=known, **options)
+    stages = [(catalogue.get(stage.attack), dict(stage.settings)) for stage in attack.stages]
+    assert known is None or isinstance(known, KnownCascade)
+    return run_cascade(*arguments, stages=stages, known=known, **options)
+
+
+def _stages(result: SweepResult, epsilons: list[float], old: Record | None) -> list[Stage]:
+    """Return what each stage of a cascade has spent, in an earlier record and now."""
+    assert isinstance(result, CascadeResult)
+    stages = []
+    for k, name in enumerate(result.stages):
+        before = old.stages[k] if old else Stage(name, {}, 0, 0)
+        seconds = zip(epsilons, result.stage_seconds[k].tolist(), strict=True)
+        stages.append(
+            Stage(
+                name,
+                {epsilon: before.seconds.get(epsilon, 0.0) + spent for epsilon, spent in seconds},
+                before.forwards + int(result.stage_forwards[k].sum()),
+                before.backwards + int(result.stage_backwards[k].sum()),
+            )
+        )
+    return stages
+
+
 def _known(
     column: Column, epsilons: list[float], positions: Sequence[int], rows: int, evidence: bool
 ) -> Known:
@@ -191,6 +225,9 @@ def _known(
     if evidence:
         distance = np.where(column.claimed() & ~column.kept(), np.nan, distance)
     cells = column.cell[:, positions[: len(epsilons)]]
-    return Known(
+    known = Known(
         np.array(epsilons), padded(distance, np.nan), padded(column.searched, np.nan), padded(cells, 0)
     )
+    if column.stage_distance is None:
+        return known
+    return KnownCascade(**vars(known), stage_distance=padded(column.stage_distance.T, np.nan).T)

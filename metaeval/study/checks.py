@@ -18,7 +18,11 @@ Document = dict[str, Any]
 TOO_LARGE = "a linf epsilon is at most 1 because inputs lie in [0, 1]"
 
 
-def check(document: Document, known_attacks: Collection[str] | None = None) -> Iterator[Mistake]:
+def check(
+    document: Document,
+    known_attacks: Collection[str] | None = None,
+    known_presets: Collection[str] | None = None,
+) -> Iterator[Mistake]:
     """Yield what is wrong between the keys of a document; what has a wrong type is passed over."""
     yield from _finite(document, ())
     for i, model in _tables(document, "models"):
@@ -27,15 +31,13 @@ def check(document: Document, known_attacks: Collection[str] | None = None) -> I
             yield from _check_grid(model, ("models", i))
         if source in ("<train>", "<checkpoint>"):
             yield from _check_normalize(model.get("normalize"), ("models", i, "normalize"))
-    norms: dict[str, int] = {}
+    yield from _check_norms(document)
     for i, threat in _tables(document, "threat_models"):
-        norm = threat.get("norm")
-        if isinstance(norm, str) and norm in norms:
-            message = f"{norm!r} has a threat model already (threat_models[{norms[norm]}]); put all in one"
-            yield Mistake(("threat_models", i, "norm"), message)
-        elif isinstance(norm, str):
-            norms[norm] = i
         yield from _check_threat_model(threat, ("threat_models", i), known_attacks)
+        name = threat.get("attacks")
+        if known_presets is not None and isinstance(name, str) and name not in known_presets:
+            message, near = unknown_preset(name, known_presets, known_attacks or ())
+            yield Mistake(("threat_models", i, "attacks"), message, near)
     yield from _check_reference_epsilons(document)
     data = document.get("data")
     if isinstance(data, dict):
@@ -89,6 +91,45 @@ def _check_normalize(normalize: Any, loc: Loc) -> Iterator[Mistake]:
     mean, std = (normalize.get(key) for key in ("mean", "std")) if isinstance(normalize, dict) else (0, 0)
     if isinstance(mean, list) and isinstance(std, list) and len(mean) != len(std):
         yield Mistake(loc, f"mean has {len(mean)} values and std {len(std)}; one per channel each")
+
+
+def unknown_preset(name: str, presets: Collection[str], attacks: Collection[str]) -> tuple[str, str | None]:
+    """Return the message for an unknown preset and what was probably meant: a preset, or a list."""
+    message, near = unknown("preset", name, presets)
+    return message, f'["{name}"]' if name in attacks else near
+
+
+def _check_norms(document: Document) -> Iterator[Mistake]:
+    """Yield where threat models of one norm clash: two of one mode, or epsilons that differ."""
+    first: dict[str, int] = {}
+    modes: dict[tuple[str, str], int] = {}
+    threats = dict(_tables(document, "threat_models"))
+    for i, threat in threats.items():
+        norm, mode = threat.get("norm"), threat.get("mode")
+        if mode is None:
+            mode = "cascade" if isinstance(threat.get("attacks"), str) else "individual"
+        if not isinstance(norm, str) or not isinstance(mode, str):
+            continue
+        if (norm, mode) in modes:
+            message = (
+                f"{norm!r} has a threat model already (threat_models[{modes[norm, mode]}]); put all in one"
+            )
+            yield Mistake(("threat_models", i, "norm"), message)
+        elif norm in first and _differ(threats[first[norm]], threat):
+            message = (
+                f"{norm!r} has other epsilons in threat_models[{first[norm]}]; "
+                "an individual and a cascade threat model of one norm share theirs"
+            )
+            yield Mistake(("threat_models", i, "epsilons"), message)
+        modes.setdefault((norm, mode), i)
+        first.setdefault(norm, i)
+
+
+def _differ(*threats: Document) -> bool:
+    """Tell whether threat models name other epsilons; not if what is meant in one is not known."""
+    found = [_epsilons(threat.get("epsilons")) for threat in threats]
+    values = [{epsilon.value for epsilon in epsilons if epsilon} for epsilons in found]
+    return values[0] != values[1] and not any(None in epsilons or not epsilons for epsilons in found)
 
 
 def _check_threat_model(

@@ -48,6 +48,15 @@ def _figures(value: Any) -> str | tuple[str, ...]:
     raise FieldError(f"expected 'all' or a list of figures' names, got {describe(value)}")
 
 
+def _attacks(value: Any) -> str | tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise FieldError(f"expected a list of attacks' names or a preset's name, got {describe(value)}")
+    if not names or "" in names:
+        raise FieldError("must not be empty")
+    return value if isinstance(value, str) else tuple(value)
+
+
 def _study_name(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
         near = re.sub(r"[^A-Za-z0-9._-]+", "_", value).strip("._-") if isinstance(value, str) else None
@@ -138,6 +147,11 @@ NotNegative = Annotated[Number, Field(ge=0)]
 Accuracy = Annotated[float, PlainValidator(_accuracy, json_schema_input_type=NumberText)]
 Samples = Annotated[
     int | Literal["all"], PlainValidator(_samples, json_schema_input_type=int | Literal["all"])
+]
+Attacks = Annotated[
+    tuple[str, ...] | str,
+    PlainValidator(_attacks, json_schema_input_type=list[str] | str),
+    PlainSerializer(lambda attacks: attacks if isinstance(attacks, str) else list(attacks)),
 ]
 Figures = Annotated[
     tuple[str, ...] | Literal["all"],

@@ -20,15 +20,20 @@ from metaeval.study.positions import Loc, positions
 from metaeval.study.schema import Study
 
 
-def load_study(path: str | os.PathLike[str], *, attacks: Collection[str] | None = None) -> Study:
+def load_study(
+    path: str | os.PathLike[str],
+    *,
+    attacks: Collection[str] | None = None,
+    presets: Collection[str] | None = None,
+) -> Study:
     """Read and check a study file.
 
     Parameters
     ----------
     path : path
         A TOML file; relative paths in it start at its folder, ``${NAME}`` is an environment variable.
-    attacks : collection of str, optional
-        The attacks that there are; others are then problems of the file.
+    attacks, presets : collection of str, optional
+        The attacks and the presets that there are; others are then problems of the file.
 
     Returns
     -------
@@ -55,7 +60,7 @@ def load_study(path: str | os.PathLike[str], *, attacks: Collection[str] | None 
         study = Study.model_validate(document, context={"base": file.absolute().parent})
     except ValidationError as error:
         found = {mistake.loc: mistake for mistake in mistakes(error, document)}
-    for mistake in check(document, attacks):
+    for mistake in check(document, attacks, presets):
         found.setdefault(mistake.loc, mistake)
     if study is None or found:
         problems = [origin.problem(*mistake) for mistake in found.values()]

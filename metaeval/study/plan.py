@@ -26,19 +26,34 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class StagePlan:
+    """One stage of a cascade; attributes as of `AttackPlan`."""
+
+    attack: str
+    version: str
+    settings: Mapping[str, Any]
+    reduced: str
+    cost: Cost
+
+
+@dataclass(frozen=True)
 class AttackPlan:
-    """One attack of one threat model with everything that decides its results.
+    """One attack, or one cascade, of one threat model with everything that decides its results.
 
     Attributes
     ----------
+    attack : str
+        Name of its row in the cube: the attack's id, a preset's name, or "cascade".
     settings : mapping
-        All settings, defaults included.
+        All settings, defaults included; of a cascade those of each stage by its attack.
     reduced : str
         The settings that are weaker than the attack's standard, in words; empty if none.
     cost : Cost
         Predicted passes for one sample over all epsilons.
     evidence : bool
         Whether the smallest adversarials are kept.
+    stages : tuple of StagePlan
+        The stages of a cascade, in order; empty for one attack.
     """
 
     norm: str
@@ -50,6 +65,7 @@ class AttackPlan:
     epsilons: tuple[Epsilon, ...]
     cost: Cost
     evidence: bool = False
+    stages: tuple[StagePlan, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,12 @@ class ThreatModel(Table):
 
     norm: Literal["linf", "l2", "l1"] = Field(description="the norm of perturbations")
     epsilons: fields.Epsilons = Field(min_length=1, description="a list of radii or 'start:stop:count'")
-    attacks: tuple[fields.Text, ...] = Field(min_length=1, description="names of attacks")
+    attacks: fields.Attacks = Field(description="names of attacks, or the name of a preset")
+    mode: Literal["individual", "cascade"] = Field(
+        default_factory=lambda table: "cascade" if isinstance(table.get("attacks"), str) else "individual",
+        description="'individual': each attack alone; 'cascade': one after the other, each only where all "
+        "earlier ones left a sample unbroken; default: cascade for a preset, else individual",
+    )
     search: Literal["exact", "frontier"] = Field(default="frontier", description="how epsilons are searched")
     evidence: StrictBool = Field(
         default=False, description="whether the smallest adversarial of every sample is kept in the cube"

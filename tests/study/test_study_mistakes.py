@@ -342,9 +342,33 @@ SINGLE = [
     ),
     (
         '"square"]',
-        '"square"]\nmode = "cascade"',
-        "14:1: threat_models[0].mode: unknown key; [[threat_models]] takes attack, attacks, epsilons, "
-        "evidence, norm, search",
+        '"square"]\nmood = "cascade"',
+        "14:1: threat_models[0].mood: unknown key; [[threat_models]] takes attack, attacks, epsilons, "
+        "evidence, mode, norm, search; did you mean 'mode'?",
+    ),
+    (
+        '"square"]',
+        '"square"]\nmode = "cascde"',
+        "14:1: threat_models[0].mode: unknown mode 'cascde'; allowed: cascade, individual; "
+        "did you mean 'cascade'?",
+    ),
+    (
+        '["apgd-ce", "square"]',
+        '["apgd-ce", 3]',
+        "13:1: threat_models[0].attacks: expected a list of attacks' names or a preset's name, got a list",
+    ),
+    (
+        '"square"]',
+        '"square"]\n[[threat_models]]\nnorm = "linf"\nepsilons = [0, "1/255"]\n'
+        'attacks = "autoattack-standard"',
+        "16:1: threat_models[1].epsilons: 'linf' has other epsilons in threat_models[0]; "
+        "an individual and a cascade threat model of one norm share theirs",
+    ),
+    (
+        '"square"]',
+        '"square"]\nmode = "cascade"\n[[threat_models]]\nnorm = "linf"\n'
+        'epsilons = [0, "1/255", "8/255"]\nattacks = "autoattack-standard"',
+        "16:1: threat_models[1].norm: 'linf' has a threat model already (threat_models[0]); put all in one",
     ),
 ]
 
