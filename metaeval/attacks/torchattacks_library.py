@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from metaeval.attacks.kernel import KernelResult
 from metaeval.attacks.per_sample import Run, run_library
-from metaeval.attacks.torchattacks_table import ROWS, Row
+from metaeval.attacks.torchattacks_row import Row
+from metaeval.attacks.torchattacks_table import ROWS
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
 

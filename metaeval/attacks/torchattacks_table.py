@@ -7,145 +7,24 @@ in place of the published 100, are rows here; AutoAttack's own attacks are `apgd
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-from metaeval.attacks.shapes import Unfit, images, small, tiled
-from metaeval.attacks.spec import AttackSpec, Passes, Setting
-
-Settings = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One attack: what the catalogue says of it, and how the library is called.
-
-    Attributes
-    ----------
-    name : str
-        The id without ``@torchattacks``.
-    classes : mapping
-        Name of the library's class for each norm.
-    arguments : mapping
-        Our setting to the library's argument and what the setting is; all defaults are the library's.
-        ``relative_step_size`` is passed on times epsilon.
-    epsilon : str or None
-        The library's name of epsilon; None for a minimum-norm attack.
-    constants : mapping
-        Further arguments.
-    alone : bool
-        The library transforms, draws for or stops a whole batch: samples run one by one.
-    takes_norm : bool
-        The class has an argument ``norm``.
-
-    The other attributes are those of `metaeval.attacks.spec.AttackSpec`.
-    """
-
-    name: str
-    classes: Mapping[str, str]
-    citation: str
-    passes: Callable[[Settings, int], Passes]
-    arguments: Mapping[str, tuple[str, Setting]] = field(default_factory=dict)
-    epsilon: str | None = "eps"
-    constants: Mapping[str, Any] = field(default_factory=dict)
-    alone: bool = False
-    takes_norm: bool = False
-    black_box: bool = False
-    early_exit: bool = False
-    inferable: bool = True
-    minimum_classes: int = 2
-    unfit: Unfit | None = None
-
-    def spec(self) -> AttackSpec:
-        """Return the catalogue's entry."""
-        return AttackSpec(
-            id=f"{self.name}@torchattacks",
-            norms=tuple(self.classes),
-            kind="minimum-norm" if self.epsilon is None else "fixed-epsilon",
-            run=f"metaeval.attacks.torchattacks_library:{self.name}",
-            implementation="torchattacks",
-            citation=self.citation,
-            passes=self.passes,
-            settings={name: setting for name, (_, setting) in self.arguments.items()},
-            black_box=self.black_box,
-            minimum_classes=self.minimum_classes,
-            early_exit=self.early_exit,
-            inferable=self.inferable,
-            unfit=self.unfit,
-        )
-
-
-def _product(*names: str) -> Callable[[Settings, int], Passes]:
-    """Return the cost of an attack that takes as many gradients as the product of some settings."""
-
-    def passes(settings: Settings, _classes: int) -> Passes:
-        count = 1.0
-        for name in names:
-            count *= settings[name]
-        return count, count
-
-    return passes
-
-
-def _steps_and_neighbours(settings: Settings, _classes: int) -> Passes:
-    count = float(settings["iterations"] * (settings["neighbours"] + 1))
-    return count, count
-
-
-def _tpgd(settings: Settings, _classes: int) -> Passes:
-    return settings["iterations"] + 1.0, float(settings["iterations"])
-
-
-def _apgd(settings: Settings, _classes: int) -> Passes:
-    return settings["iterations"] + 2.0, settings["iterations"] + 1.0
-
-
-def _apgdt(settings: Settings, classes: int) -> Passes:
-    targets = min(settings["targets"], classes - 1)
-    # The number of classes, the label, and for each target a ranking and the start.
-    return 2.0 + targets * (settings["iterations"] + 2.0), targets * (settings["iterations"] + 1.0)
-
-
-def _fab(settings: Settings, classes: int) -> Passes:
-    return 3.0 + 2.0 * settings["iterations"], float(classes * settings["iterations"])
-
-
-def _square(settings: Settings, _classes: int) -> Passes:
-    return settings["queries"] + 3.0, 0.0
-
-
-def _spsa(settings: Settings, _classes: int) -> Passes:
-    return 2.0 * settings["iterations"] * settings["samples"], 0.0
-
-
-def _pixle(settings: Settings, _classes: int) -> Passes:
-    return 1.0 + 2.0 * settings["restarts"] * settings["iterations"], 0.0
-
-
-def _one_pixel(settings: Settings, _classes: int) -> Passes:
-    return (settings["iterations"] + 1.0) * settings["population"] + settings["iterations"], 0.0
-
-
-def _ead(settings: Settings, _classes: int) -> Passes:
-    # It gives a weight up at one of ten checks, as a rule at the second or third.
-    steps = EAD_SHARE * settings["binary_search_steps"] * settings["iterations"]
-    return 2.0 * steps + 1.0, steps
-
-
-def _jsma(settings: Settings, classes: int) -> Passes:
-    steps = math.ceil(settings["gamma"] * MNIST / 2)  # two features a step
-    return 2.0 * steps + 2.0, float(steps * classes)
-
-
-def _sparsefool(settings: Settings, classes: int) -> Passes:
-    # Each step runs DeepFool with the library's 50 steps.
-    return settings["iterations"] * 52.0, settings["iterations"] * (50.0 * classes + 1.0)
-
-
-EAD_SHARE = 0.2
-MNIST = 784  # features; the inputs that JSMA is for
+from metaeval.attacks.shapes import images, small, tiled
+from metaeval.attacks.spec import Setting
+from metaeval.attacks.torchattacks_row import (
+    Row,
+    apgd_passes,
+    apgdt_passes,
+    ead_passes,
+    fab_passes,
+    jsma_passes,
+    neighbour_passes,
+    one_pixel_passes,
+    pixle_passes,
+    product_passes,
+    sparsefool_passes,
+    spsa_passes,
+    square_passes,
+    tpgd_passes,
+)
 
 _STEPS = ("steps", Setting(10, "gradient steps", 1, 10))
 _STEP_SIZE = ("alpha", Setting(0.25, "step size, as a fraction of epsilon", 0.0))
@@ -195,7 +74,7 @@ ROWS = (
         "ffgsm",
         {_LINF: "FFGSM"},
         "Wong et al. 2020, Fast is better than free: revisiting adversarial training",
-        _product(),
+        product_passes(),
         {"relative_step_size": ("alpha", Setting(1.25, "step size, as a fraction of epsilon", 0.0))},
         inferable=False,  # one step, as with FGSM
     ),
@@ -203,7 +82,7 @@ ROWS = (
         "rfgsm",
         {_LINF: "RFGSM"},
         "Tramer et al. 2018, Ensemble adversarial training: attacks and defenses",
-        _product("iterations"),
+        product_passes("iterations"),
         _PGD,
     ),
     Row(
@@ -211,21 +90,21 @@ ROWS = (
         {_LINF: "EOTPGD"},
         "Zimmermann 2019, Comment on Adv-BNN: improved adversarial defense through robust Bayesian neural "
         "network",
-        _product("iterations", "samples"),
+        product_passes("iterations", "samples"),
         {**_PGD, "samples": ("eot_iter", Setting(2, "gradients averaged per step", 1, 2))},
     ),
     Row(
         "tpgd",
         {_LINF: "TPGD"},
         "Zhang et al. 2019, Theoretically principled trade-off between robustness and accuracy",
-        _tpgd,
+        tpgd_passes,
         _PGD,
     ),
     Row(
         "upgd",
         {_LINF: "UPGD"},
         "Kim 2020, Torchattacks: a PyTorch repository for adversarial attacks",
-        _product("iterations", "samples"),
+        product_passes("iterations", "samples"),
         {**_MOMENTUM, "samples": ("eot_iter", Setting(1, "gradients averaged per step", 1, 1))},
         unfit=_ANY_IMAGE,
     ),
@@ -233,7 +112,7 @@ ROWS = (
         "pgdrs",
         {_LINF: "PGDRS", _L2: "PGDRSL2"},
         "Salman et al. 2019, Provably robust deep learning via adversarially trained smoothed classifiers",
-        _product("iterations", "samples"),
+        product_passes("iterations", "samples"),
         {**_PGD, **_NOISE},
         alone=True,  # the batch that the model sees is a multiple of ours
         unfit=_ANY_IMAGE,
@@ -242,7 +121,7 @@ ROWS = (
         "apgd",
         {_LINF: "APGD", _L2: "APGD"},
         _AUTOATTACK,
-        _apgd,
+        apgd_passes,
         {"iterations": _STEPS},
         takes_norm=True,
         unfit=_ANY_IMAGE,
@@ -251,7 +130,7 @@ ROWS = (
         "apgdt",
         {_LINF: "APGDT", _L2: "APGDT"},
         _AUTOATTACK,
-        _apgdt,
+        apgdt_passes,
         {"iterations": _STEPS, "targets": ("n_target_classes", Setting(9, "classes to aim at", 1, 9))},
         takes_norm=True,
         alone=True,  # it drops samples between targets
@@ -262,7 +141,7 @@ ROWS = (
         "mifgsm",
         {_LINF: "MIFGSM"},
         "Dong et al. 2018, Boosting adversarial attacks with momentum",
-        _product("iterations"),
+        product_passes("iterations"),
         _MOMENTUM,
         unfit=_ANY_IMAGE,
     ),
@@ -270,7 +149,7 @@ ROWS = (
         "nifgsm",
         {_LINF: "NIFGSM"},
         "Lin et al. 2020, Nesterov accelerated gradient and scale invariance for adversarial attacks",
-        _product("iterations"),
+        product_passes("iterations"),
         _MOMENTUM,
         unfit=_ANY_IMAGE,
     ),
@@ -278,7 +157,7 @@ ROWS = (
         "sinifgsm",
         {_LINF: "SINIFGSM"},
         "Lin et al. 2020, Nesterov accelerated gradient and scale invariance for adversarial attacks",
-        _product("iterations", "scales"),
+        product_passes("iterations", "scales"),
         {**_MOMENTUM, "scales": ("m", Setting(5, "scaled copies per gradient", 1, 5))},
         unfit=_ANY_IMAGE,
     ),
@@ -286,7 +165,7 @@ ROWS = (
         "difgsm",
         {_LINF: "DIFGSM"},
         "Xie et al. 2019, Improving transferability of adversarial examples with input diversity",
-        _product("iterations"),
+        product_passes("iterations"),
         _DIVERSE,
         alone=True,  # one size and position for the whole batch
         unfit=images(square=True, side=2),
@@ -296,7 +175,7 @@ ROWS = (
         {_LINF: "TIFGSM"},
         "Dong et al. 2019, Evading defenses to transferable adversarial examples by translation-invariant "
         "attacks",
-        _product("iterations"),
+        product_passes("iterations"),
         {
             **_DIVERSE,
             "kernel_size": ("len_kernel", Setting(15, "side of the gradients' Gaussian kernel", 1)),
@@ -308,7 +187,7 @@ ROWS = (
         "vmifgsm",
         {_LINF: "VMIFGSM"},
         "Wang and He 2021, Enhancing the transferability of adversarial attacks through variance tuning",
-        _steps_and_neighbours,
+        neighbour_passes,
         _NEIGHBOURS,
         unfit=_ANY_IMAGE,
     ),
@@ -316,7 +195,7 @@ ROWS = (
         "vnifgsm",
         {_LINF: "VNIFGSM"},
         "Wang and He 2021, Enhancing the transferability of adversarial attacks through variance tuning",
-        _steps_and_neighbours,
+        neighbour_passes,
         _NEIGHBOURS,
         unfit=_ANY_IMAGE,
     ),
@@ -325,7 +204,7 @@ ROWS = (
         {_LINF: "Jitter"},
         "Schwinn et al. 2023, Exploring misclassifications of robust neural networks to enhance adversarial "
         "attacks",
-        _product("iterations"),
+        product_passes("iterations"),
         {
             **_PGD,
             "scale": ("scale", Setting(10.0, "scale of the normalised logits", 0.0)),
@@ -337,7 +216,7 @@ ROWS = (
         "pifgsm",
         {_LINF: "PIFGSM"},
         "Gao et al. 2020, Patch-wise attack for fooling deep neural network",
-        _product("iterations"),
+        product_passes("iterations"),
         _PATCH,
         epsilon="max_epsilon",
         inferable=False,  # every step is as long as epsilon
@@ -347,7 +226,7 @@ ROWS = (
         "pifgsmpp",
         {_LINF: "PIFGSMPP"},
         "Gao et al. 2020, Patch-wise++ perturbation for adversarial targeted attacks",
-        _product("iterations"),
+        product_passes("iterations"),
         {
             **_PATCH,
             "projection": ("project_factor", Setting(0.8, "step to the neighbours, relative", 0.0)),
@@ -360,7 +239,7 @@ ROWS = (
         "spsa",
         {_LINF: "SPSA"},
         "Uesato et al. 2018, Adversarial risk and the dangers of evaluating against weak attacks",
-        _spsa,
+        spsa_passes,
         {
             "iterations": ("nb_iter", Setting(1, "steps of Adam", 1, 1)),
             "samples": ("nb_sample", Setting(128, "pairs of queries per step", 1, 128)),
@@ -375,7 +254,7 @@ ROWS = (
         "fab",
         {_LINF: "FAB", _L2: "FAB"},
         "Croce and Hein 2020, Minimally distorted adversarial examples with a fast adaptive boundary attack",
-        _fab,
+        fab_passes,
         {"iterations": ("steps", Setting(10, "projection steps", 1, 10))},
         epsilon=None,
         constants={"eps": 1e9},  # it throws adversarials beyond its epsilon away
@@ -386,7 +265,7 @@ ROWS = (
         {_LINF: "Square", _L2: "Square"},
         "Andriushchenko et al. 2020, Square attack: a query-efficient black-box adversarial attack via "
         "random search",
-        _square,
+        square_passes,
         {"queries": ("n_queries", Setting(5000, "forward passes", 1, 5000))},
         takes_norm=True,
         alone=True,  # one window for the whole batch
@@ -398,7 +277,7 @@ ROWS = (
         "sparsefool",
         {_L1: "SparseFool"},
         "Modas et al. 2019, SparseFool: a few pixels make a big difference",
-        _sparsefool,
+        sparsefool_passes,
         {
             "iterations": ("steps", Setting(10, "largest number of steps", 1, 10)),
             "sparsity": ("lam", Setting(3.0, "how far beyond the boundary, as a multiple (lambda)", 0.0)),
@@ -412,7 +291,7 @@ ROWS = (
         "onepixel",
         {_L1: "OnePixel"},
         "Su et al. 2019, One pixel attack for fooling deep neural networks",
-        _one_pixel,
+        one_pixel_passes,
         {
             "pixels": ("pixels", Setting(1, "pixels to change", 1, 1)),
             "iterations": ("steps", Setting(10, "generations of differential evolution", 1, 10)),
@@ -427,7 +306,7 @@ ROWS = (
         "pixle",
         {_L1: "Pixle"},
         "Pomponi et al. 2022, Pixle: a fast and effective black-box attack based on rearranging pixels",
-        _pixle,
+        pixle_passes,
         {
             "restarts": ("restarts", Setting(20, "pixels rearranged for good", 1, 20)),
             "iterations": ("max_iterations", Setting(10, "rearrangements tried for each", 1, 10)),
@@ -441,7 +320,7 @@ ROWS = (
         "jsma",
         {_L1: "JSMA"},
         "Papernot et al. 2016, The limitations of deep learning in adversarial settings",
-        _jsma,
+        jsma_passes,
         {
             "theta": ("theta", Setting(1.0, "change of a feature", 0.0)),
             "gamma": ("gamma", Setting(0.1, "largest share of features to change", 0.0)),
@@ -450,6 +329,6 @@ ROWS = (
         alone=True,
         unfit=small(1024),
     ),
-    Row("eadl1", {_L1: "EADL1"}, _EAD, _ead, _EAD_ARGUMENTS, epsilon=None, alone=True),
-    Row("eaden", {_L1: "EADEN"}, _EAD, _ead, _EAD_ARGUMENTS, epsilon=None, alone=True),
+    Row("eadl1", {_L1: "EADL1"}, _EAD, ead_passes, _EAD_ARGUMENTS, epsilon=None, alone=True),
+    Row("eaden", {_L1: "EADEN"}, _EAD, ead_passes, _EAD_ARGUMENTS, epsilon=None, alone=True),
 )
