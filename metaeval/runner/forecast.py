@@ -54,12 +54,13 @@ class ModelForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a study will cost on this machine."""
+    """What a study will cost on this machine; `missing` names the weights that a run fetches first."""
 
     study: str
     samples: int
     models: dict[str, ModelForecast]
     attacks: tuple[dict[str, Any], ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -121,6 +122,8 @@ class Forecast:
         ]
         lines += [
             "",
+            *self.missing,
+            *([""] if self.missing else []),
             f"{tasks} tasks to do, {finished} recorded; about {duration(self.seconds)} on this machine",
         ]
         return "\n".join(lines)
@@ -164,7 +167,14 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         }
         for attack in prepared.plan.attacks
     )
-    return Forecast(prepared.study.study.name, prepared.plan.samples, models, attacks)
+    missing = tuple(
+        f"to fetch: {file.path} from {file.address}"
+        for entry in prepared.entries
+        if entry.is_missing
+        for file in entry.downloads
+        if not file.path.is_file()
+    )
+    return Forecast(prepared.study.study.name, prepared.plan.samples, models, attacks, missing)
 
 
 def time_model(module: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> Speed:

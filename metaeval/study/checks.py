@@ -27,6 +27,8 @@ def check(document: Document, known_attacks: Collection[str] | None = None) -> I
             yield from _check_grid(model, ("models", i))
         if source in ("<train>", "<checkpoint>"):
             yield from _check_normalize(model.get("normalize"), ("models", i, "normalize"))
+        if source == "<checkpoint>":
+            yield from _check_checkpoint(model, ("models", i))
     norms: dict[str, int] = {}
     for i, threat in _tables(document, "threat_models"):
         norm = threat.get("norm")
@@ -89,6 +91,15 @@ def _check_normalize(normalize: Any, loc: Loc) -> Iterator[Mistake]:
     mean, std = (normalize.get(key) for key in ("mean", "std")) if isinstance(normalize, dict) else (0, 0)
     if isinstance(mean, list) and isinstance(std, list) and len(mean) != len(std):
         yield Mistake(loc, f"mean has {len(mean)} values and std {len(std)}; one per channel each")
+
+
+def _check_checkpoint(model: Document, loc: Loc) -> Iterator[Mistake]:
+    weights = model.get("weights")
+    if isinstance(weights, str) and "://" in weights and "sha256" not in model:
+        yield Mistake((*loc, "sha256"), "missing: weights from an address need their sha256")
+    interval = model.get("input_range")
+    if isinstance(interval, list) and len(interval) == 2 and interval[0] == interval[1]:
+        yield Mistake((*loc, "input_range"), f"from {describe(interval[0])} to itself is no range")
 
 
 def _check_threat_model(

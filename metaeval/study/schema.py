@@ -26,6 +26,7 @@ from metaeval.study.inputs import (
     NpzData,
     PluginData,
     PluginModel,
+    RobustBenchModels,
     Settings,
     Table,
     TrainModel,
@@ -94,7 +95,11 @@ class ReportTable(Table):
 
 
 DATA_SOURCES: dict[str, type[Table]] = {"digits": DigitsData, "npz": NpzData, "images": ImagesData}
-MODEL_SOURCES: dict[str, type[Table]] = {"checkpoint": CheckpointModel, "train": TrainModel}
+MODEL_SOURCES: dict[str, type[Table]] = {
+    "checkpoint": CheckpointModel,
+    "robustbench": RobustBenchModels,
+    "train": TrainModel,
+}
 
 # Tags stand in the paths of pydantic's errors; no key is called like that.
 TAGS: dict[str, type[Table]] = {
@@ -135,6 +140,7 @@ Data = Annotated[
 ]
 Model = Annotated[
     Annotated[CheckpointModel, Tag("<checkpoint>")]
+    | Annotated[RobustBenchModels, Tag("<robustbench>")]
     | Annotated[TrainModel, Tag("<train>")]
     | Annotated[PluginModel, Tag("<model plug-in>")],
     Discriminator(lambda value: tag(value, "models")),
