@@ -81,6 +81,7 @@ def _fetch(address: str, partial: Path, *, resume: bool, note: Callable[[str], N
                 while block := answer.read(BLOCK):
                     got += file.write(block)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416 and have:  # nothing is left to fetch; its hash will tell
             return
         raise MissingInputError(f"the server answered {error.code} {error.reason}") from None

@@ -199,7 +199,7 @@ def load(entry: ModelEntry) -> nn.Module:
     UsageError
         If they do not fit, or need code to be read.
     """
-    from metaeval.sources.models.zoo import import_robustbench, zoo_output
+    from metaeval.sources.models.zoo import import_robustbench, movable, zoo_code
 
     assert entry.weights is not None
     for path in entry.files:  # whatever were missing, the zoo would fetch unchecked
@@ -208,7 +208,7 @@ def load(entry: ModelEntry) -> nn.Module:
     dataset, threat_model, name = entry.architecture.removeprefix("robustbench:").split("/")
     utils = import_robustbench("robustbench.utils")
     try:
-        with zoo_output():
+        with zoo_code():
             module: nn.Module = utils.load_model(
                 name, model_dir=entry.weights.parents[2], dataset=dataset, threat_model=threat_model
             )
@@ -218,4 +218,4 @@ def load(entry: ModelEntry) -> nn.Module:
     except (RuntimeError, KeyError, EOFError, ValueError) as error:
         first = " ".join(str(error).split())[:500]
         raise UsageError(f"the weights of {name} cannot be read or do not fit: {first}") from None
-    return module
+    return movable(module)

@@ -178,9 +178,8 @@ def build_zoo_module(place: str, **settings: Any) -> nn.Module:
     enums = import_robustbench("robustbench.model_zoo.enums")
     tables = import_robustbench("robustbench.model_zoo").model_dicts
     chosen = tables[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat_model)][name]
-    with contextlib.redirect_stdout(sys.stderr):  # some of them print
-        module: nn.Module = chosen["model"]()
-    return module
+    with zoo_code():
+        return movable(chosen["model"]())
 
 
 def import_robustbench(module: str) -> Any:
@@ -225,7 +224,28 @@ def _resources() -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def zoo_output() -> Iterator[None]:
-    """Send what the zoo prints to stderr, where results do not go."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+def zoo_code() -> Iterator[None]:
+    """Run code of the zoo: what it prints goes to stderr, and what it puts on a GPU stays where it is.
+
+    Some of its networks call ``.cuda()`` when they are built, which fails on machines without.
+    """
+    import torch
+
+    original = torch.Tensor.cuda
+    torch.Tensor.cuda = lambda self, *_args, **_kwargs: self  # type: ignore[method-assign, assignment]
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        torch.Tensor.cuda = original  # type: ignore[method-assign]
+
+
+def movable(module: nn.Module) -> nn.Module:
+    """Return the module with tensors that are plain attributes made buffers, so that they move with it."""
+    import torch
+
+    for layer in module.modules():
+        for name in [name for name, value in vars(layer).items() if isinstance(value, torch.Tensor)]:
+            tensor = vars(layer).pop(name)
+            layer.register_buffer(name, tensor, persistent=False)
+    return module
