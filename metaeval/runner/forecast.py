@@ -19,6 +19,7 @@ from metaeval.runner.progress import duration
 from metaeval.study.plan import Cost, Task
 
 TIMED_ROWS = 64
+HEAVY = 5_000_000  # parameters; of such models one row is timed, 64 can take minutes
 TIMED_SECONDS = 0.1
 TIMED_CALLS = 5  # whichever ends first: timing must stay a negligible part of a run's passes
 
@@ -180,7 +181,9 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
 def time_model(module: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> Speed:
     """Return how long a row takes through a model, measured now."""
     module = module.eval().requires_grad_(False).to(device)
-    x = torch.rand(TIMED_ROWS, *shape, device=device)
+    heavy = device.type == "cpu" and sum(weight.numel() for weight in module.parameters()) > HEAVY
+    rows = 1 if heavy else TIMED_ROWS
+    x = torch.rand(rows, *shape, device=device)
 
     def forward() -> None:
         with torch.no_grad():
@@ -199,8 +202,8 @@ def time_model(module: torch.nn.Module, shape: tuple[int, ...], device: torch.de
         try:
             second = _seconds(both)
         except Exception:
-            return Speed(first / TIMED_ROWS, 0.0)
-    return Speed(first / TIMED_ROWS, max(second - first, 0.0) / TIMED_ROWS)
+            return Speed(first / rows, 0.0)
+    return Speed(first / rows, max(second - first, 0.0) / rows)
 
 
 def _seconds(work: Callable[[], None]) -> float:

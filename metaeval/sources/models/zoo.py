@@ -232,7 +232,7 @@ def zoo_code() -> Iterator[None]:
     import torch
 
     original = torch.Tensor.cuda
-    torch.Tensor.cuda = lambda self, *_args, **_kwargs: self  # type: ignore[method-assign, assignment]
+    torch.Tensor.cuda = lambda self, *_args, **_kwargs: self  # type: ignore[method-assign]
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
