@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-import platformdirs
-
 from metaeval.sources.data import Dataset
 from metaeval.sources.models import ModelEntry, training_identity
+from metaeval.sources.models.files import cache_directory
 
-
-def cache_directory() -> Path:
-    """Return ``METAEVAL_CACHE_DIR`` if set, else the platform's cache folder for metaeval."""
-    given = os.environ.get("METAEVAL_CACHE_DIR")
-    return Path(given) if given else Path(platformdirs.user_cache_dir("metaeval"))
+__all__ = ["cache_directory", "is_trained"]
 
 
 def is_trained(entry: ModelEntry, data: Dataset) -> bool:

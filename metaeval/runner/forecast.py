@@ -20,6 +20,7 @@ from metaeval.runner.progress import duration
 from metaeval.study.plan import Cost, Task
 
 TIMED_ROWS = 64
+HEAVY = 5_000_000  # parameters; of such models one row is timed, 64 can take minutes
 TIMED_SECONDS = 0.1
 TIMED_CALLS = 5  # whichever ends first: timing must stay a negligible part of a run's passes
 
@@ -55,13 +56,17 @@ class ModelForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a study will cost on this machine; kept adversarials take `evidence_bytes` uncompressed."""
+    """What a study will cost on this machine.
+
+    `missing` names the weights that a run fetches first; kept adversarials take `evidence_bytes` uncompressed.
+    """
 
     study: str
     samples: int
     models: dict[str, ModelForecast]
     attacks: tuple[dict[str, Any], ...]
     evidence_bytes: int = 0
+    missing: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -124,6 +129,8 @@ class Forecast:
         ]
         lines += [
             "",
+            *self.missing,
+            *([""] if self.missing else []),
             f"{tasks} tasks to do, {finished} recorded; about {duration(self.seconds)} on this machine",
         ]
         if self.evidence_bytes:
@@ -180,13 +187,24 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
     )
     kept = len(models) * sum(attack.evidence for attack in prepared.plan.attacks)
     evidence_bytes = kept * prepared.plan.samples * math.prod(shape) * 4  # float32
-    return Forecast(prepared.study.study.name, prepared.plan.samples, models, attacks, evidence_bytes)
+    missing = tuple(
+        f"to fetch: {file.path} from {file.address}"
+        for entry in prepared.entries
+        if entry.is_missing
+        for file in entry.downloads
+        if not file.path.is_file()
+    )
+    return Forecast(
+        prepared.study.study.name, prepared.plan.samples, models, attacks, evidence_bytes, missing
+    )
 
 
 def time_model(module: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> Speed:
     """Return how long a row takes through a model, measured now."""
     module = module.eval().requires_grad_(False).to(device)
-    x = torch.rand(TIMED_ROWS, *shape, device=device)
+    heavy = device.type == "cpu" and sum(weight.numel() for weight in module.parameters()) > HEAVY
+    rows = 1 if heavy else TIMED_ROWS
+    x = torch.rand(rows, *shape, device=device)
 
     def forward() -> None:
         with torch.no_grad():
@@ -205,8 +223,8 @@ def time_model(module: torch.nn.Module, shape: tuple[int, ...], device: torch.de
         try:
             second = _seconds(both)
         except Exception:
-            return Speed(first / TIMED_ROWS, 0.0)
-    return Speed(first / TIMED_ROWS, max(second - first, 0.0) / TIMED_ROWS)
+            return Speed(first / rows, 0.0)
+    return Speed(first / rows, max(second - first, 0.0) / rows)
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -15,6 +15,7 @@ from metaeval.cube.locks import Lock
 from metaeval.cube.store import CubeStore
 from metaeval.runner.cache import cache_directory, is_trained
 from metaeval.runner.devices import find_batch_size, fitting_threads, pin_precision
+from metaeval.runner.expectations import check_loaded
 from metaeval.runner.forecast import Forecast, Speed, forecast
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import Progress, duration
@@ -91,6 +92,7 @@ class Job:
         expected = forecast(self.prepared, directory=self.store.directory, device=self.device)
         try:
             with Progress(expected.seconds, quiet=quiet) as self.progress, fitting_threads(shape):
+                self.summary.verification += check_loaded(self.prepared, self.store, self.device)
                 for entry in self.prepared.entries:
                     if self.prepared.tasks(entry.name):
                         self._run_model(entry, expected)

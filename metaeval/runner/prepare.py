@@ -92,6 +92,27 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     return prepared
 
 
+def with_weights(prepared: Prepared, *, quiet: bool = False) -> Prepared:
+    """Fetch the weights of the models that were asked for; those that are there already are not looked at.
+
+    Raises
+    ------
+    StudyError
+        With every file that cannot be had or does not fit.
+    """
+    if not any(entry.is_missing for entry in prepared.entries):
+        return prepared
+    from metaeval.sources.models.fetching import fetch_models
+
+    def note(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr)
+
+    asked = [entry for entry in prepared.entries if prepared.tasks(entry.name)]
+    fetched = {entry.name: entry for entry in fetch_models(asked, note)}
+    return replace(prepared, entries=tuple(fetched.get(entry.name, entry) for entry in prepared.entries))
+
+
 def plan_attacks(
     study: Study, *, classes: int | None, shape: tuple[int, ...] | None
 ) -> tuple[list[AttackPlan], list[Problem]]:

@@ -87,7 +87,7 @@ def describe_models(entries: Sequence[ModelEntry], loaded: Mapping[str, LoadedMo
     models = [loaded.get(entry.name) for entry in entries]
     columns: dict[str, list[Any]] = {
         "family": [entry.family for entry in entries],
-        "architecture": [entry.architecture for entry in entries],
+        "architecture": [entry.group or entry.architecture for entry in entries],
         "source": [entry.source for entry in entries],
         "weights_sha256": [model.weights_sha256 if model else None for model in models],
         "identity": [model.identity if model else None for model in models],

@@ -10,7 +10,7 @@ from metaeval.cube.locks import Lock
 from metaeval.cube.store import CubeStore
 from metaeval.runner.devices import choose_device
 from metaeval.runner.job import Job, Summary
-from metaeval.runner.prepare import prepare
+from metaeval.runner.prepare import prepare, with_weights
 from metaeval.runner.records import log_event
 from metaeval.study.schema import Study
 
@@ -60,7 +60,7 @@ def run_study(
         If another run works on the same cube.
     """
     started = time.monotonic()
-    prepared = prepare(study, only=only, limit=limit)
+    prepared = with_weights(prepare(study, only=only, limit=limit), quiet=quiet)
     directory = Path(output) if output else study.output
     directory.mkdir(parents=True, exist_ok=True)
     with Lock(directory, "run"):

@@ -124,14 +124,18 @@ def run_clean(
     store: CubeStore,
     *,
     device: torch.device,
+    check: Callable[[npt.NDArray[np.int64]], None] | None = None,
 ) -> tuple[npt.NDArray[np.int64], int]:
     """Bring a model's clean predictions up to the plan; return them and the forward passes that it took.
+
+    Nothing is stored if `check`, called with all predictions, raises.
 
     The passes have the shape of those that verify adversarials, so that a clean verdict and a verdict at
     epsilon 0 cannot differ.
     """
     evaluator = Evaluator(module.to(device), device)
     found = []
+    new: list[tuple[int, npt.NDArray[np.float32], float]] = []
     for shard in range(store.shards(len(samples.y))):
         rows = store.rows(shard, len(samples.y))
         old = store.read_clean(model, shard, identity)
@@ -141,14 +145,12 @@ def run_clean(
         started = time.monotonic()
         logits = evaluator.logits(torch.from_numpy(samples.x[rows]).to(device))
         found.append(predictions(logits).cpu().numpy())
+        new.append((shard, logits.cpu().numpy(), time.monotonic() - started))
+    if check:
+        check(np.concatenate(found))
+    for shard, values, seconds in new:
         store.write_clean(
-            model,
-            shard,
-            found[-1],
-            logits.cpu().numpy(),
-            identity=identity,
-            seconds=time.monotonic() - started,
-            versions=versions(),
+            model, shard, found[shard], values, identity=identity, seconds=seconds, versions=versions()
         )
     return np.concatenate(found), evaluator.forwards
 

@@ -31,6 +31,8 @@ def check(
             yield from _check_grid(model, ("models", i))
         if source in ("<train>", "<checkpoint>"):
             yield from _check_normalize(model.get("normalize"), ("models", i, "normalize"))
+        if source == "<checkpoint>":
+            yield from _check_checkpoint(model, ("models", i))
     yield from _check_norms(document)
     for i, threat in _tables(document, "threat_models"):
         yield from _check_threat_model(threat, ("threat_models", i), known_attacks)
@@ -130,6 +132,15 @@ def _differ(*threats: Document) -> bool:
     found = [_epsilons(threat.get("epsilons")) for threat in threats]
     values = [{epsilon.value for epsilon in epsilons if epsilon} for epsilons in found]
     return values[0] != values[1] and not any(None in epsilons or not epsilons for epsilons in found)
+
+
+def _check_checkpoint(model: Document, loc: Loc) -> Iterator[Mistake]:
+    weights = model.get("weights")
+    if isinstance(weights, str) and "://" in weights and "sha256" not in model:
+        yield Mistake((*loc, "sha256"), "missing: weights from an address need their sha256")
+    interval = model.get("input_range")
+    if isinstance(interval, list) and len(interval) == 2 and interval[0] == interval[1]:
+        yield Mistake((*loc, "input_range"), f"from {describe(interval[0])} to itself is no range")
 
 
 def _check_threat_model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, StrictInt, StrictStr
@@ -13,6 +13,9 @@ from pydantic_core.core_schema import ValidationInfo
 
 from metaeval.errors import nearest, unknown
 from metaeval.study.numbers import Epsilon, describe, parse_epsilon, parse_number, parse_range
+
+HUGGING_FACE = r"hf:([^/@\s]+/[^/@\s]+)/([^@\s]+?)(?:@([^@\s]+))?"  # repository, file, revision
+YEAR = r"\s*(>=|<=|==|>|<)?\s*(\d{4})\s*"  # comparison and year
 
 NumberText = float | str  # what a number may be written as
 
@@ -96,6 +99,28 @@ def _path(value: Any, info: ValidationInfo) -> Path:
     return Path(os.path.normpath(base / path)) if base is not None else path
 
 
+def _weights(value: Any, info: ValidationInfo) -> Path | str:
+    """Return a local path, or the address of a file elsewhere as it is written."""
+    if isinstance(value, str) and value.startswith("hf:"):
+        if not re.fullmatch(HUGGING_FACE, value):
+            raise FieldError(f"expected 'hf:owner/repository/file@revision', got {describe(value)}")
+        return value
+    if isinstance(value, str) and "://" in value:
+        if not re.fullmatch(r"https?://[^/\s]+/\S+", value):
+            raise FieldError(
+                f"expected an address that begins with https:// or http://, got {describe(value)}"
+            )
+        return value
+    return _path(value, info)
+
+
+def _year(value: Any) -> str:
+    found = re.fullmatch(YEAR, str(value)) if isinstance(value, (str, int)) else None
+    if not found:
+        raise FieldError(f"expected a year, as in '>= 2023', '< 2022' or 2021, got {describe(value)}")
+    return f"{found[1] or '=='} {found[2]}"
+
+
 def fractions(value: Any) -> Any:
     """Turn the strings of a table that are fractions (``"2/255"``) into numbers; keep everything else."""
     if not isinstance(value, Mapping):
@@ -113,9 +138,11 @@ def taken_from(key: str, convert: Callable[[Any], str] = str) -> Callable[[dict[
     return lambda table: convert(table[key]) if key in table else ""
 
 
-def stem(path: Path) -> str:
-    """Return a file's name without its ending."""
-    return path.stem
+def stem(path: Path | str) -> str:
+    """Return a file's name without its ending; of an address without what follows the path."""
+    if isinstance(path, Path):
+        return path.stem
+    return PurePosixPath(path.split("?")[0].split("#")[0].partition("@")[0]).stem
 
 
 def one_of(kind: str, value: Any, allowed: Sequence[str]) -> str:
@@ -161,6 +188,8 @@ Figures = Annotated[
 StudyName = Annotated[str, PlainValidator(_study_name, json_schema_input_type=str)]
 Sha256 = Annotated[str, PlainValidator(_sha256, json_schema_input_type=str)]
 FilePath = Annotated[Path, PlainValidator(_path, json_schema_input_type=str)]
+Weights = Annotated[Path | str, PlainValidator(_weights, json_schema_input_type=str)]
+Year = Annotated[str, PlainValidator(_year, json_schema_input_type=str | int)]
 FreeTable = Annotated[dict[str, Any], BeforeValidator(fractions, json_schema_input_type=dict[str, Any])]
 EpsilonField = Annotated[
     Epsilon,

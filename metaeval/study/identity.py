@@ -19,8 +19,9 @@ def study_hash(study: Study) -> str:
     if "path" in content["data"] and "data" in document:
         content["data"]["path"] = document["data"]["path"]
     for table, written in zip(content["models"], document.get("models", ()), strict=False):
-        if "weights" in written:
-            table["weights"] = written["weights"]
+        for key in ("weights", "published", "model_dir"):
+            if key in written:
+                table[key] = written[key]
     return hash_json(content)
 
 

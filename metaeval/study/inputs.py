@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, create_model
 
 from metaeval.study import fields
 
+EXPECT = "whether a clean accuracy near chance or far from the published one stops the run"
 ARCHIVES = (".tar.gz", ".tar.xz", ".tar.bz2", ".tgz", ".txz", ".tar", ".zip")
 
 
@@ -122,8 +123,13 @@ class CheckpointModel(Table):
     """A trained model: an architecture and a file of weights."""
 
     source: Literal["checkpoint"]
-    weights: fields.FilePath = Field(description="a safetensors file or a PyTorch state dict")
-    architecture: fields.Text = Field(description="a built-in name or 'module:callable'")
+    weights: fields.Weights = Field(
+        description="a safetensors file or a PyTorch state dict: a path, an address (https://...; with "
+        "sha256), or 'hf:owner/repository/file@revision'"
+    )
+    architecture: fields.Text = Field(
+        description="a built-in name, 'timm:name', 'torchvision:name' or 'module:callable'"
+    )
     architecture_settings: fields.FreeTable = Field(
         default={}, description="keyword arguments of the callable"
     )
@@ -134,9 +140,21 @@ class CheckpointModel(Table):
     family: fields.Text = Field(
         default_factory=fields.taken_from("architecture"), description="the family; default: the architecture"
     )
+    loader: fields.Text | None = Field(
+        default=None,
+        description="'module:callable' that reads weights of a foreign format: called with the path, the "
+        "architecture's module and the shape of one input, it returns a state dict",
+    )
     normalize: Normalization | None = None
+    input_range: tuple[fields.Number, fields.Number] = Field(
+        default=(0.0, 1.0), description="what the model takes for inputs of 0 and of 1; normalize follows"
+    )
+    input_layout: Literal["channels_first", "channels_last"] = Field(
+        default="channels_first", description="the axes of images that the model takes"
+    )
     sha256: fields.Sha256 | None = Field(default=None, description="what the file of weights must hash to")
     published_accuracy: fields.Accuracy | None = Field(default=None, description="clean accuracy, a fraction")
+    expect: StrictBool = Field(default=True, description=EXPECT)
 
 
 class TrainModel(Settings):
@@ -165,6 +183,35 @@ class TrainModel(Settings):
     def choices(self) -> dict[str, tuple[Any, ...]]:
         """The hyper-parameters of the grid, each with its values."""
         return self.grid.model_dump(exclude_none=True)  # type: ignore[attr-defined, no-any-return]
+
+
+class RobustBenchModels(Table):
+    """Models of the RobustBench zoo, by name or by filter."""
+
+    source: Literal["robustbench"]
+    dataset: Literal["cifar10", "cifar100", "imagenet"] = Field(
+        default="cifar10", description="the data that the models were trained on"
+    )
+    threat_model: Literal["Linf", "L2", "corruptions"] = Field(
+        default="Linf", description="what the models should be robust to"
+    )
+    names: tuple[fields.Text, ...] = Field(
+        default=("*",), min_length=1, description="names in the zoo; * and ? stand for anything"
+    )
+    year: fields.Year | None = Field(default=None, description="of publication, as in '>= 2023'")
+    top: fields.Count | None = Field(
+        default=None, description="only so many, those with the best published robust accuracy"
+    )
+    published: fields.FilePath | None = Field(
+        default=None, description="RobustBench's published results: its model_info, a folder or zip file"
+    )
+    model_dir: fields.FilePath | None = Field(
+        default=None, description="the folder of weights; default: TORCH_HOME's or metaeval's cache"
+    )
+    family: fields.Text | None = Field(
+        default=None, description="the family; default: the published architecture"
+    )
+    expect: StrictBool = Field(default=True, description=EXPECT)
 
 
 class PluginModel(Table):

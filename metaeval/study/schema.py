@@ -27,6 +27,7 @@ from metaeval.study.inputs import (
     NpzData,
     PluginData,
     PluginModel,
+    RobustBenchModels,
     Settings,
     Table,
     TrainModel,
@@ -106,7 +107,11 @@ class ReportTable(Table):
 
 
 DATA_SOURCES: dict[str, type[Table]] = {"digits": DigitsData, "npz": NpzData, "images": ImagesData}
-MODEL_SOURCES: dict[str, type[Table]] = {"checkpoint": CheckpointModel, "train": TrainModel}
+MODEL_SOURCES: dict[str, type[Table]] = {
+    "checkpoint": CheckpointModel,
+    "robustbench": RobustBenchModels,
+    "train": TrainModel,
+}
 
 # Tags stand in the paths of pydantic's errors; no key is called like that.
 TAGS: dict[str, type[Table]] = {
@@ -147,6 +152,7 @@ Data = Annotated[
 ]
 Model = Annotated[
     Annotated[CheckpointModel, Tag("<checkpoint>")]
+    | Annotated[RobustBenchModels, Tag("<robustbench>")]
     | Annotated[TrainModel, Tag("<train>")]
     | Annotated[PluginModel, Tag("<model plug-in>")],
     Discriminator(lambda value: tag(value, "models")),

@@ -53,7 +53,10 @@ SAID = [
     "8:1: data.samples: expected a whole number of at least 1, or 'all', got 'ten'",
     ("9:1: data.select: unknown select 'frist'; allowed: first, random, stratified; did you mean 'first'?"),
     "10:3: models[0].architecture: missing: a built-in name or 'module:callable'",
-    "11:1: models[0].source: unknown source 'trian'; allowed: checkpoint, train; did you mean 'train'?",
+    (
+        "11:1: models[0].source: unknown source 'trian'; allowed: checkpoint, robustbench, train; "
+        "did you mean 'train'?"
+    ),
     (
         "12:1: models[0].\"größe\": unknown key; [[models]] of source 'train' takes adversarial_epsilon, "
         "adversarial_norm, adversarial_steps, architecture, architecture_settings, batch_norm, batch_size, "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from metaeval import registry
 from metaeval.errors import UsageError, unknown
 from metaeval.sources.models.architectures import ARCHITECTURES, ARCHITECTURES_VERSION
+from metaeval.sources.models.libraries import LIBRARIES, library_architecture, library_version
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +19,7 @@ GIVEN = ("shape", "classes")  # an architecture that has these parameters gets t
 
 
 def resolve_architecture(reference: str) -> Callable[..., Any]:
-    """Return the callable behind a built-in name or ``module:callable``.
+    """Return the callable behind a built-in name, a library's (``timm:name``) or ``module:callable``.
 
     Raises
     ------
@@ -27,6 +28,9 @@ def resolve_architecture(reference: str) -> Callable[..., Any]:
     """
     if reference in ARCHITECTURES:
         return registry.resolve(ARCHITECTURES[reference])  # type: ignore[no-any-return]
+    library, _, name = reference.partition(":")
+    if library in LIBRARIES:
+        return library_architecture(library, name)
     if ":" not in reference:
         message, near = unknown("architecture", reference, ARCHITECTURES)
         hint = f"; did you mean {near!r}?" if near else ""
@@ -128,6 +132,9 @@ def architecture_source(reference: str) -> str:
     """
     if canonical(reference) in ARCHITECTURES:
         return f"built-in {ARCHITECTURES_VERSION}"
+    library = reference.partition(":")[0]
+    if library in LIBRARIES:
+        return library_version(library)
     try:
         file = inspect.getsourcefile(inspect.unwrap(resolve_architecture(reference)))
         return Path(file).read_text(encoding="utf-8") if file else ""

@@ -11,7 +11,7 @@ from metaeval.errors import Problem, UsageError, unknown
 from metaeval.hashing import hash_json
 from metaeval.sources.models.architectures import ARCHITECTURES
 from metaeval.sources.models.building import canonical, check_module, resolve_architecture, settings_of
-from metaeval.sources.models.entry import Normalization, Scalar
+from metaeval.sources.models.entry import Normalization, Scalar, seen_shape
 from metaeval.study import Study
 from metaeval.study.inputs import CheckpointModel, TrainModel
 
@@ -60,7 +60,8 @@ class Architecture:
         assert isinstance(table, (CheckpointModel, TrainModel))
         self.name = canonical(table.architecture)
         self._study, self._loc, self._problems = study, ("models", index), problems
-        self._classes, self._shape = classes, shape
+        self._classes = classes
+        self._shape = seen_shape(shape, table.input_layout) if isinstance(table, CheckpointModel) else shape
         self._given = dict(table.architecture_settings)
         self._checked: set[str] = set()
         self._takes: dict[str, Any] | None = None

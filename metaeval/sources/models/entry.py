@@ -33,6 +33,25 @@ class Normalization:
     std: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Download:
+    """A file of weights that is elsewhere.
+
+    Attributes
+    ----------
+    address : str
+        ``https://...`` or ``hf:owner/repository/file@revision``.
+    path : Path
+        Where it is kept.
+    sha256 : str, optional
+        What it must hash to (hex).
+    """
+
+    address: str
+    path: Path
+    sha256: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class ModelEntry:
     """One model of a study: everything that is needed to load or train it, and nothing heavy.
@@ -54,7 +73,18 @@ class ModelEntry:
     settings : mapping
         Hyper-parameters, flat, defaults included.
     weights, weights_sha256
-        The file of weights and the sha256 (hex) of its content, for a checkpoint.
+        The file of weights and the sha256 (hex) of its content, for a checkpoint; of several files the first
+        and one hash of all. A file that is still elsewhere has no hash.
+    downloads : tuple of Download
+        Where the files of weights come from, all of them; empty if `weights` is the user's own.
+    reader : str, optional
+        ``module:callable`` that reads files of a foreign format.
+    input_range, input_layout
+        What the architecture takes: the numbers for inputs of 0 and of 1, and the order of axes.
+    group : str
+        What to call the architecture where models are grouped by it; default: `architecture`.
+    expect : bool
+        Whether a clean accuracy near chance, or far from `published_accuracy`, stops a run.
     training : TrainingSettings, optional
         How to train it; None if it is only loaded.
     loader : str, optional
@@ -78,11 +108,34 @@ class ModelEntry:
     training: TrainingSettings | None = None
     loader: str | None = None
     published_accuracy: float | None = None
+    downloads: tuple[Download, ...] = ()
+    reader: str | None = None
+    input_range: tuple[float, float] = (0.0, 1.0)
+    input_layout: str = "channels_first"
+    group: str = ""
+    expect: bool = True
 
     @property
     def needs_training(self) -> bool:
         """Whether it is trained here rather than loaded."""
         return self.training is not None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether a file of weights has still to be fetched."""
+        return bool(self.downloads) and self.weights_sha256 is None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of weights."""
+        if self.downloads:
+            return tuple(download.path for download in self.downloads)
+        return (self.weights,) if self.weights else ()
+
+    @property
+    def seen_shape(self) -> tuple[int, ...]:
+        """The shape of one input as the architecture sees it."""
+        return seen_shape(self.shape, self.input_layout)
 
     @cached_property
     def architecture_identity(self) -> str:
@@ -91,7 +144,7 @@ class ModelEntry:
             {
                 "architecture": canonical(self.architecture),
                 "settings": dict(self.architecture_settings),
-                "shape": list(self.shape),
+                "shape": list(self.seen_shape),
                 "classes": self.classes,
                 "source": architecture_source(self.architecture),
             }
@@ -104,31 +157,56 @@ class ModelEntry:
 
     def identity_with(self, content: str | None) -> str:
         """Return the hash of the model with the given content: its weights or its training data."""
-        normalize = self.normalize
         return hash_json(
             {
                 "architecture": self.architecture_identity,
-                "normalize": [list(normalize.mean), list(normalize.std)] if normalize else None,
+                **self.input_identity,
                 "training": self.training.as_dict() if self.training else None,
                 "content": content,
             }
         )
 
+    @property
+    def input_identity(self) -> dict[str, Any]:
+        """All that is done to inputs and files; what is as usual is left out."""
+        normalize = self.normalize
+        found: dict[str, Any] = {
+            "normalize": [list(normalize.mean), list(normalize.std)] if normalize else None
+        }
+        if self.input_range != (0.0, 1.0):
+            found["input_range"] = list(self.input_range)
+        if self.input_layout != "channels_first":
+            found["input_layout"] = self.input_layout
+        if self.reader:
+            found["reader"] = [self.reader, architecture_source(self.reader)]
+        return found
+
     def build(self) -> nn.Module:
         """Return a module of this architecture, normalization included; its weights mean nothing."""
+        if self.loader and self.weights is None:  # of another package: only its loader knows what it is
+            return self.adapted(registry.resolve(self.loader)(self))
+        return self.adapted(self.build_bare())
+
+    def adapted(self, module: nn.Module) -> nn.Module:
+        """Return a module that takes inputs of the data's shape in [0, 1]."""
         from metaeval.sources.models.normalized import normalized
 
-        if self.loader and self.weights is None:  # of another package: only its loader knows what it is
-            return normalized(registry.resolve(self.loader)(self), self.normalize)
-        return normalized(self.build_bare(), self.normalize)
+        return normalized(
+            module, self.normalize, input_range=self.input_range, input_layout=self.input_layout
+        )
 
     def build_bare(self) -> nn.Module:
         """Return a module of this architecture without normalization; its weights mean nothing."""
-        return build_module(self.architecture, self.architecture_settings, self.shape, self.classes)
+        return build_module(self.architecture, self.architecture_settings, self.seen_shape, self.classes)
 
     def problem(self, message: str) -> Problem:
         """Return a problem at the place where the study names the model."""
         return Problem(self.place.file, self.place.line, self.place.column, self.place.key, message)
+
+
+def seen_shape(shape: tuple[int, ...], input_layout: str) -> tuple[int, ...]:
+    """Return the shape (channels, ...) of one input in a model's layout."""
+    return (*shape[1:], shape[0]) if input_layout == "channels_last" else shape
 
 
 @dataclass(frozen=True, eq=False)

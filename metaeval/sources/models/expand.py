@@ -13,6 +13,7 @@ from metaeval.study import Study
 
 SOURCES = {
     "checkpoint": "metaeval.sources.models.checkpoint:expand_checkpoint",
+    "robustbench": "metaeval.sources.models.robustbench:expand_robustbench",
     "train": "metaeval.sources.models.train:expand_train",
 }
 

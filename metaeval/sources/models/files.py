@@ -1,4 +1,4 @@
-"""Files of models: their hash, and folders that are there in full or not at all."""
+"""Files of models: where they are kept, their hash, and folders that are there in full or not at all."""
 
 from __future__ import annotations
 
@@ -6,15 +6,29 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import platformdirs
 
 
 def sha256_of(path: Path) -> str:
     """Return the sha256 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_all(paths: Sequence[Path]) -> str:
+    """Return the sha256 (hex) of a file, or of the hashes of several."""
+    hashes = [sha256_of(path) for path in paths]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def cache_directory() -> Path:
+    """Return ``METAEVAL_CACHE_DIR`` if set, else the platform's cache folder for metaeval."""
+    given = os.environ.get("METAEVAL_CACHE_DIR")
+    return Path(given) if given else Path(platformdirs.user_cache_dir("metaeval"))
 
 
 @contextmanager

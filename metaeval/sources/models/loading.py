@@ -20,8 +20,7 @@ from metaeval.errors import StudyError, UsageError
 from metaeval.hashing import hash_array, hash_json
 from metaeval.sources.data.dataset import Dataset
 from metaeval.sources.models.entry import LoadedModel, ModelEntry, Scalar, TrainingError
-from metaeval.sources.models.files import set_aside, sha256_of, whole_folder
-from metaeval.sources.models.normalized import normalized
+from metaeval.sources.models.files import set_aside, sha256_of, sha256_of_all, whole_folder
 from metaeval.sources.models.training import TRAINING_VERSION, train
 
 WEIGHTS, INITIAL, LOG = "weights.safetensors", "initial.safetensors", "log.json"
@@ -38,8 +37,10 @@ def load_model(entry: ModelEntry) -> LoadedModel:
     if entry.loader is None:
         raise TrainingError(f"{entry.name} has to be trained")
     try:
-        if entry.weights is not None and sha256_of(entry.weights) != entry.weights_sha256:
-            raise UsageError(f"{entry.weights.name} changed while the study ran")
+        if entry.is_missing:
+            raise UsageError(f"the weights of {entry.name} have not been fetched")
+        if entry.files and sha256_of_all(entry.files) != entry.weights_sha256:
+            raise UsageError(f"{' or '.join(file.name for file in entry.files)} changed while the study ran")
         module = registry.resolve(entry.loader)(entry)
     except FileNotFoundError as error:
         raise StudyError([entry.problem(f"there is no file {error.filename}")], missing=True) from None
@@ -151,14 +152,13 @@ def _read_log(folder: Path) -> dict[str, Any] | None:
 def _ready(
     entry: ModelEntry, module: torch.nn.Module, sha256: str, training: dict[str, Scalar] | None = None
 ) -> LoadedModel:
-    normalize = entry.normalize
     identity = {
         "weights": sha256,
         "architecture": entry.architecture_identity,
-        "normalize": [list(normalize.mean), list(normalize.std)] if normalize else None,
+        **entry.input_identity,
     }
     return LoadedModel(
-        module=normalized(module, normalize).eval().requires_grad_(False),
+        module=entry.adapted(module).eval().requires_grad_(False),
         identity=hash_json(identity),
         weights_sha256=sha256,
         parameters=sum(parameter.numel() for parameter in module.parameters()),

@@ -30,6 +30,45 @@ class Normalized(nn.Module):
         return logits
 
 
-def normalized(model: nn.Module, normalization: Normalization | None) -> nn.Module:
-    """Return the model with a normalization before it, or the model itself if there is none."""
-    return Normalized(model, normalization.mean, normalization.std) if normalization else model
+class Ranged(nn.Module):
+    """Stretches inputs from [0, 1] to another range before an architecture."""
+
+    def __init__(self, model: nn.Module, start: float, stop: float) -> None:
+        super().__init__()
+        self.model, self.start, self.stop = model, start, stop
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, classes) of inputs (n, channels, ...) in [0, 1]."""
+        logits: torch.Tensor = self.model(x * (self.stop - self.start) + self.start)
+        return logits
+
+
+class ChannelsLast(nn.Module):
+    """Moves the channels of inputs to the end before an architecture."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, classes) of inputs (n, channels, ...)."""
+        logits: torch.Tensor = self.model(x.movedim(1, -1))
+        return logits
+
+
+def normalized(
+    model: nn.Module,
+    normalization: Normalization | None,
+    *,
+    input_range: tuple[float, float] = (0.0, 1.0),
+    input_layout: str = "channels_first",
+) -> nn.Module:
+    """Return the model with all that it needs before it: range, then normalization, then layout.
+
+    The model itself if there is nothing.
+    """
+    if input_layout == "channels_last":
+        model = ChannelsLast(model)
+    if normalization:
+        model = Normalized(model, normalization.mean, normalization.std)
+    return Ranged(model, *input_range) if input_range != (0.0, 1.0) else model

@@ -37,10 +37,15 @@ def read_weights(path: Path) -> State:
         raise UsageError(f"{path.name} is a web page, not a file of weights: {shown!r}")
     is_torch = start[:2] == b"PK" or start[:1] == b"\x80"  # a zip file, or a pickle of older versions
     state = _unpack(_torch(path) if is_torch else _safetensors(path), path)
+    check_finite(state, path)
+    return state
+
+
+def check_finite(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise a UsageError that names the tensors with numbers that are not finite, if there are any."""
     damaged = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if damaged:
         raise UsageError(f"{path.name} has numbers that are not finite in {_listed(damaged)}")
-    return state
 
 
 def fit(state: Mapping[str, torch.Tensor], module: torch.nn.Module, name: str) -> State:
@@ -99,7 +104,7 @@ def _torch(path: Path) -> Any:
 def _unpack(content: Any, path: Path) -> State:
     """Return the state dict in what a file holds."""
     for _ in range(2):
-        inner = [content.get(key) for key in NESTS] if isinstance(content, Mapping) else []
+        inner = [_only(content.get(key)) for key in NESTS] if isinstance(content, Mapping) else []
         content = next((item for item in inner if isinstance(item, Mapping)), content)
     if not isinstance(content, Mapping) or not content:
         raise UsageError(f"{path.name} holds no state dict but type {type(content).__name__}")
@@ -107,6 +112,11 @@ def _unpack(content: Any, path: Path) -> State:
     if others:
         raise UsageError(f"{path.name} holds no state dict: {_listed(others)} are no tensors")
     return {str(key): tensor for key, tensor in content.items()}
+
+
+def _only(content: Any) -> Any:
+    """Return the one item of a list: stages of cascades are saved like that, also where there is one."""
+    return content[0] if isinstance(content, list) and len(content) == 1 else content
 
 
 def _listed(items: list[str], separator: str = ", ") -> str:
