@@ -58,7 +58,7 @@ class ModelForecast:
 class Forecast:
     """What a study will cost on this machine.
 
-    `missing` names the weights that a run fetches first; kept adversarials take `evidence_bytes` uncompressed.
+    `missing` names the weights that a run fetches first; kept adversarials take up to `evidence_bytes`.
     """
 
     study: str
