@@ -215,6 +215,7 @@ def run_cascade(
         backwards=backwards.sum(axis=0),
         flags=flags if work.any() else {},
         verification=evaluator.forwards,
+        verification_seconds=evaluator.seconds,
         clean_prediction=clean_prediction,
         evidence=best.evidence() if evidence else None,
         stages=tuple(spec.id for spec, _ in stages),

@@ -77,6 +77,8 @@ class SweepResult:
         int64 (n,): predicted classes of the inputs, -1 where the logits contain NaN.
     evidence : ndarray, optional
         float32 (n, \\*shape): the smallest adversarials of this call, NaN where there is none.
+    verification_seconds : float
+        Time that the passes of `verification` took.
     """
 
     distance: Floats
@@ -88,6 +90,7 @@ class SweepResult:
     verification: int
     clean_prediction: Integers
     evidence: npt.NDArray[np.float32] | None = None
+    verification_seconds: float = 0.0
 
 
 def sweep(
@@ -234,6 +237,7 @@ def run(
         backwards=runs.backwards,
         flags=flags if work.any() else {},
         verification=evaluator.forwards,
+        verification_seconds=evaluator.seconds,
         clean_prediction=clean_prediction,
         evidence=best.evidence() if evidence else None,
     )

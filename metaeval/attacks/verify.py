@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,8 @@ class Evaluator:
     ----------
     forwards : int
         Rows sent through the model so far.
+    seconds : float
+        Time that these took.
     votes : int
         Forward passes of a candidate, of which more than half must be wrong.
     """
@@ -57,11 +60,12 @@ class Evaluator:
         self.device = device
         self.rows = ROWS.get(device.type, ROWS["cpu"])
         self.forwards = 0
+        self.seconds = 0.0
         self.votes = 1
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits (n, classes) of `x`."""
-        parts = []
+        started, parts = time.perf_counter(), []
         self.model.eval()  # some libraries' attacks leave a model in training mode
         with torch.no_grad(), arithmetic(self.device, "float32"):
             for rows in batches(len(x), self.rows):
@@ -71,6 +75,9 @@ class Evaluator:
                     full = torch.cat([part, part[:1].expand(self.rows - len(part), *part.shape[1:])])
                 parts.append(check_logits(self.model(full.contiguous()), full)[: len(part)])
                 self.forwards += self.rows
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the caller reads the result at once anyway
+        self.seconds += time.perf_counter() - started
         return torch.cat(parts) if parts else torch.empty(0, 0, device=self.device)
 
     def verify(

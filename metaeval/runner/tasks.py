@@ -83,13 +83,15 @@ def run_task(
     cells = np.zeros((len(hashes), len(store.epsilons(attack.norm))), dtype=np.uint8)
     cells[:, positions] = result.cells
     forwards, backwards = result.forwards.copy(), result.backwards.copy()
-    seconds, verification, flags = time.monotonic() - started, result.verification, result.flags
+    verification, verifying, flags = result.verification, result.verification_seconds, result.flags
+    seconds = max(time.monotonic() - started - verifying, 0.0)
     if old is not None:
         kept = min(len(old.column.distance), len(hashes))
         forwards[:kept] += old.column.forwards[:kept]
         backwards[:kept] += old.column.backwards[:kept]
         seconds += old.record.seconds or 0.0
         verification += old.record.verification
+        verifying += old.record.verification_seconds or 0.0
         flags = {
             key: max(flags.get(key, 0.0), old.record.flags.get(key, 0.0))
             for key in {**old.record.flags, **flags}
@@ -109,6 +111,7 @@ def run_task(
         reduced=[attack.reduced] if attack.reduced else [],
         seconds=seconds,
         verification=verification,
+        verification_seconds=verifying,
         flags=flags,
         versions=versions(),
         stages=_stages(result, levels, old.record if old else None) if attack.stages else (),

@@ -134,3 +134,14 @@ def test_read_only_output_is_refused(counted: Counted) -> None:
     (counted.folder / "reports").mkdir()
     (counted.folder / "reports").chmod(stat.S_IRUSR | stat.S_IXUSR)
     counted.metaeval("run", study, expect=2)
+
+
+def test_time_to_verify_is_counted_apart(counted: Counted) -> None:
+    """The model sleeps at every pass, so time follows the batches that went through it."""
+    study = str(counted.write({"one": "delay = 0.01"}, samples=20, attacks='["apgd-ce"]'))
+    counted.metaeval("run", study)
+    cost = metaeval.open_cube(counted.folder / "reports" / "counted")["cost"].to_dataset()
+    seconds = cost.seconds.sel(model="one", norm="linf", attack="apgd-ce")
+    verified = int(cost.forwards.sel(model="one", norm="linf", attack="apgd-ce", stage="verification"))
+    assert float(seconds.sel(stage="verification")) >= 0.01 * verified / 32
+    assert float(seconds.sel(stage="attack")) > float(seconds.sel(stage="verification"))
