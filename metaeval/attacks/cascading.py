@@ -21,7 +21,7 @@ from metaeval.attacks import catalogue, checks
 from metaeval.attacks.arithmetic import arithmetic
 from metaeval.attacks.catalogue import AttackSpec
 from metaeval.attacks.column import Bools, Column, Floats, Known
-from metaeval.attacks.presets import PRESETS
+from metaeval.attacks.presets import PRESETS, stages_of
 from metaeval.attacks.runs import AttackRuns
 from metaeval.attacks.search import Mode, Rows
 from metaeval.attacks.sweeping import (
@@ -318,7 +318,10 @@ def _resolve(stages: str | Sequence[str | tuple[str, Mapping[str, Any]]], norm: 
         if stages not in PRESETS:
             message, near = unknown("preset", stages, PRESETS)
             raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
-        stages = PRESETS[stages]
+        try:
+            stages = stages_of(stages, norm)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
     given = [(stage, {}) if isinstance(stage, str) else stage for stage in stages]
     names = [name for name, _ in given]
     if not names or len(set(names)) != len(names):

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from metaeval.attacks import catalogue
-from metaeval.attacks.presets import OWN, PRESETS
+from metaeval.attacks.presets import OWN, PRESETS, stages_of
 from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
 from metaeval.sources.data import Dataset, Samples, open_data, take
 from metaeval.sources.models import ModelEntry, expand_models
@@ -152,7 +152,10 @@ def _listed(study: Study, i: int) -> tuple[list[tuple[Loc, str, Mapping[str, Any
     if threat.attacks not in PRESETS:
         wrong = unknown_preset(threat.attacks, PRESETS, catalogue.names())
         return [], [study.problem(place, *wrong)]
-    stages = PRESETS[threat.attacks]
+    try:
+        stages = stages_of(threat.attacks, threat.norm)
+    except ValueError as error:
+        return [], [study.problem(place, str(error))]
     names = [name for name, _ in stages]
     problems = []
     for k, table in enumerate(threat.attack):

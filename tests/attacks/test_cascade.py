@@ -13,7 +13,7 @@ from worlds import FINE, RowModel, TableModel, linear_case, table_inputs
 from metaeval.attacks import cascade, cascading, catalogue, sweep
 from metaeval.attacks.cascading import KnownCascade, run_cascade
 from metaeval.attacks.kernel import KernelResult
-from metaeval.attacks.presets import PRESETS
+from metaeval.attacks.presets import PRESETS, stages_of
 from metaeval.attacks.spec import AttackSpec
 from metaeval.errors import UsageError
 from metaeval.outcomes import Cell, broken
@@ -320,7 +320,39 @@ def test_presets_fit_the_catalogue():
     for stages in PRESETS.values():
         assert len({name for name, _ in stages}) == len(stages)
         for name, fixed in stages:
-            if name in catalogue.names():
-                spec = catalogue.get(name)
-                known = {key: value for key, value in fixed.items() if key in spec.settings}
-                assert not catalogue.reduced(spec, catalogue.resolve_settings(spec, known))
+            spec = catalogue.get(name)
+            settings = catalogue.resolve_settings(spec, fixed)
+            assert not catalogue.reduced(spec, settings)
+
+
+def test_presets_for_l1():
+    standard = dict(stages_of("autoattack-standard", "l1"))
+    assert standard["apgd-ce"]["restarts"] == 5
+    assert standard["apgd-t"]["targets"] == 5
+    assert standard["square"] == dict(PRESETS["autoattack-standard"])["square"]
+    case = linear_case(3, n=2)
+    with pytest.raises(UsageError, match="autoattack-plus is not defined for l1"):
+        cascade(case.model, case.x, case.y, norm="l1", epsilons=[0.1], stages="autoattack-plus")
+
+
+def test_the_standard_preset_breaks_what_pyautoattack_breaks(shared_data):
+    """AutoAttack itself, once per epsilon, on a published network: the same robust accuracies."""
+    from published import correct_samples, network
+    from pyautoattack import AutoAttack
+
+    model = network(shared_data, "kw_mnist")
+    x, y = correct_samples(shared_data, model, 12)
+    stages = PRESETS["autoattack-standard"][:3]
+    epsilons = [0.12, 0.16]
+    found = cascade(model, x, y, epsilons=epsilons, stages=stages)
+    counts = []
+    for k, epsilon in enumerate(epsilons):
+        published = AutoAttack(
+            model, eps=epsilon, version="custom", attacks=["apgd-ce", "apgd-t", "fab-t"], seed=0
+        )
+        published.apgd.n_restarts = published.fab.n_restarts = 1
+        _, predicted = published.run_standard_evaluation(x, y, batch_size=12)
+        counts.append(int((predicted == y).sum()))
+        ours = np.isin(found.cells[:, k], [Cell.ROBUST, Cell.ROBUST_INFERRED])
+        assert abs(int(ours.sum()) - counts[-1]) <= 1
+    assert counts[1] < counts[0] <= 12
