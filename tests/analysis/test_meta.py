@@ -12,7 +12,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 from metaeval.analysis import literature, meta
 from metaeval.errors import UsageError
 
-# Colditz et al. 1994: tuberculosis cases and others, vaccinated and not; absolute latitude (metafor's dat.bcg).
+# Colditz et al. 1994 (metafor's dat.bcg): tuberculosis cases and others, vaccinated and not; latitude.
 TRIALS = np.array(
     [
         (4, 119, 11, 128, 44),
