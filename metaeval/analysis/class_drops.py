@@ -71,7 +71,7 @@ def _mean_of_known(values: FloatArray) -> FloatArray:
 
 
 def contributions(drop: npt.ArrayLike, total: npt.ArrayLike) -> FloatArray:
-    """Return w_c drop_c / sum, each class's share of the overall drop, over (..., class); NaN if none drops."""
+    """Return each class's share of the overall drop, over (..., class); NaN where nothing drops."""
     d, n = np.asarray(drop, dtype=np.float64), np.asarray(total, dtype=np.float64)
     weighted = np.where(n > 0, d * n, 0)
     whole = weighted.sum(axis=-1, keepdims=True)
@@ -118,7 +118,8 @@ class ClassDrops:
         percent = f"{100 * self.confidence:.3g} %"
         words = [
             f"{names[c]} loses {self.drop[c]:.3g} ({percent} {self.lower[c]:.3g} to {self.upper[c]:.3g} over "
-            f"test samples, n = {self.total[c]}), {'more' if self.drop[c] > others else 'less'} than the other "
+            f"test samples, n = {self.total[c]}), "
+            f"{'more' if self.drop[c] > others else 'less'} than the other "
             f"classes' {others:.3g} (adjusted p = {self.p[c]:.2g})."
             for c in np.argsort(-self.drop, kind="stable")
             if self.p[c] < 1 - self.confidence

@@ -57,8 +57,8 @@ class ClassVariance:
         percent, low, high = 100 * self.confidence, max(0.0, self.lower[0]), max(0.0, self.upper[0])
         spread = np.sqrt(max(0.0, self.component[0]))
         return (
-            f"Classes differ by a standard deviation of {100 * spread:.3g} points of accuracy over all models "
-            f"and epsilons ({percent:.3g} % {100 * np.sqrt(low):.3g} to {100 * np.sqrt(high):.3g} over test "
+            f"Classes differ by a standard deviation of {100 * spread:.3g} points of accuracy over all "
+            f"models and epsilons ({percent:.3g} % {100 * np.sqrt(low):.3g} to {100 * np.sqrt(high):.3g} over test "
             f"samples, n = {self.total.sum()}; models, epsilons and attacks fixed)."
         )
 
