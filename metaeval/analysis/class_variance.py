@@ -58,7 +58,8 @@ class ClassVariance:
         spread = np.sqrt(max(0.0, self.component[0]))
         return (
             f"Classes differ by a standard deviation of {100 * spread:.3g} points of accuracy over all "
-            f"models and epsilons ({percent:.3g} % {100 * np.sqrt(low):.3g} to {100 * np.sqrt(high):.3g} over test "
+            f"models and epsilons "
+            f"({percent:.3g} % {100 * np.sqrt(low):.3g} to {100 * np.sqrt(high):.3g} over test "
             f"samples, n = {self.total.sum()}; models, epsilons and attacks fixed)."
         )
 
