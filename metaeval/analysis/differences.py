@@ -67,7 +67,11 @@ def paired_differences(
     distance_a: npt.ArrayLike, distance_b: npt.ArrayLike, epsilons: npt.ArrayLike
 ) -> PairedDifferences:
     """Return the differences of two models at given epsilons; distances over (sample,)."""
-    s = survivors(distance_a, epsilons) - survivors(distance_b, epsilons)
+    return of_samples(survivors(distance_a, epsilons) - survivors(distance_b, epsilons))
+
+
+def of_samples(s: npt.NDArray[np.float32]) -> PairedDifferences:
+    """Return the means of contrasts (level, sample) that are -1, 0 or 1, with their errors and covariance."""
     n = s.shape[-1]
     mean = s.mean(axis=-1, dtype=np.float64)
     # Products of -1, 0 and 1: sums below 2^24 are exact in single precision.
