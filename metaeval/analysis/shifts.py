@@ -165,3 +165,25 @@ def mean_corruption_error(
     if np.any(whole <= 0):
         raise UsageError("not estimable: the baseline makes no errors under a corruption")
     return np.asarray((error.sum(axis=2) / whole).mean(axis=1), dtype=np.float64)
+
+
+def uncertainty_robustness(log_loss: npt.ArrayLike, shifted: npt.ArrayLike) -> xr.Dataset:
+    """Return how much certainty models lose under a shift, over (model).
+
+    Parameters
+    ----------
+    log_loss, shifted : array_like (model,)
+        Mean log-loss on the original and on the shifted test set, at least 0.
+
+    Returns
+    -------
+    xarray.Dataset
+        `difference` = shifted - original and `ratio` = shifted / original (NaN at 0); higher is less robust.
+    """
+    before, after = np.asarray(log_loss, dtype=np.float64), np.asarray(shifted, dtype=np.float64)
+    if before.ndim != 1 or before.shape != after.shape:
+        raise UsageError(f"two log-losses per model are needed, not {before.shape} and {after.shape}")
+    if np.any(before < 0) or np.any(after < 0):
+        raise UsageError("log-losses are at least 0")
+    ratio = np.where(before > 0, after / np.where(before > 0, before, 1), np.nan)
+    return xr.Dataset({"difference": ("model", after - before), "ratio": ("model", ratio)})

@@ -129,3 +129,11 @@ def test_mean_corruption_error_by_hand() -> None:
         shifts.mean_corruption_error(accuracy, baseline, [0.95, 0.9])
     with pytest.raises(UsageError, match="makes no errors"):
         shifts.mean_corruption_error(accuracy, np.ones((2, 2)))
+
+
+def test_uncertainty_robustness() -> None:
+    found = shifts.uncertainty_robustness([0.2, 0.0, np.nan], [0.5, 0.1, 0.3])
+    np.testing.assert_allclose(found["difference"], [0.3, 0.1, np.nan])
+    np.testing.assert_allclose(found["ratio"], [2.5, np.nan, np.nan])
+    with pytest.raises(UsageError, match="at least 0"):
+        shifts.uncertainty_robustness([-0.1], [0.2])
