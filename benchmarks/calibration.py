@@ -22,7 +22,7 @@ def false_crossing(random: Random, seed: int) -> bool:
 
 
 def families_missed(random: Random, seed: int) -> bool:
-    """Tell whether the family jackknife misses the truth (15 families of 5 models, 80 % of variance theirs)."""
+    """Tell whether the family jackknife misses the truth (15 families of 5, 80 % of the variance theirs)."""
     covariance = [[1, 0.5], [0.5, 1]]
     member = np.repeat(np.arange(15), 5)
     common = random.multivariate_normal([0, 0], covariance, 15)[member]
@@ -33,7 +33,7 @@ def families_missed(random: Random, seed: int) -> bool:
 
 
 def class_variance_missed(random: Random, seed: int) -> bool:
-    """Tell whether the class variance's interval misses the truth (10 classes of 100, 4 models, 3 epsilons)."""
+    """Tell whether the class variance's interval misses the truth (10 classes of 100, 4 models)."""
     label = np.arange(1000) % 10
     accuracy = np.linspace(-0.08, 0.08, 10)[:, None, None] + np.array([0.9, 0.6, 0.4]) + np.zeros((1, 4, 1))
     truth = class_variance.mean_squares(accuracy)[0]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import xarray as xr
 
 from metaeval.analysis.crossings import Crossings, certain_signs, certified
 from metaeval.analysis.curves import pair_levels
 from metaeval.analysis.differences import critical_value, of_samples, survivors
+from metaeval.analysis.paired import breaking_levels
+from metaeval.analysis.reading import WORST_CASE
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -121,3 +126,40 @@ def decided_cells(
     sign = certain_signs(bounds.difference, bounds.standard_error, bounds.usable, critical)
     least, most = sign[: len(e) - 1], sign[len(e) - 1 :]
     return np.where(least > 0, 1, np.where(most < 0, -1, 0)).astype(np.int8)
+
+
+def from_cube(
+    cube: xr.DataTree,
+    norm: str,
+    tolerance: float,
+    attack: str = WORST_CASE,
+    alpha: float = 0.05,
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the proposals for every pair of complete models of one norm, the widest cell first.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `first`, `second` (names), `epsilon`, `reason`, `low`, `high` (the cell) for each pair; alpha is divided
+        by the number of pairs.
+    """
+    levels = breaking_levels(cube, norm, attack)
+    epsilons = np.sort(cube.children[norm].coords["epsilon"].values.astype(np.float64))
+    known = [
+        (str(name), row)
+        for name, row in zip(levels["model"].values, levels.values, strict=True)
+        if not np.isnan(row).any()
+    ]
+    pairs = list(itertools.combinations(known, 2))
+    rows = []
+    for (first, a), (second, b) in pairs:
+        found = propose(a, b, epsilons, tolerance, alpha / len(pairs), seed=seed)
+        low, high = found.cell or (np.nan, np.nan)
+        rows.append((first, second, found.epsilon, found.reason, low, high))
+    frame = pd.DataFrame(rows, columns=["first", "second", "epsilon", "reason", "low", "high"])
+    order = (
+        (frame["high"] - frame["low"]).sort_values(ascending=False, kind="stable", na_position="last").index
+    )
+    return frame.loc[order].reset_index(drop=True)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from handmade_cube import handmade_cube
 from test_crossings import TRUE_CROSSING, crossing_models
 
 from metaeval.analysis import crossings, refinement
@@ -72,3 +73,14 @@ def test_equal_curves_are_never_decided() -> None:
         a, b = random.exponential(size=300) * random.uniform(0.5, 1.5, size=(2, 300))
         false += bool(refinement.decided_cells(a, b, np.linspace(0, 2, 11)).any())
     assert false / 40 <= 0.05
+
+
+def test_proposals_of_a_cube() -> None:
+    distance = np.full((3, 1, 200), np.inf)
+    distance[0, 0, :60], distance[1, 0, 60:200] = 1 / 255, 4 / 255
+    cube = handmade_cube(samples=200, attacks=["x"], distances={"linf": distance})
+    table = refinement.from_cube(cube, "linf", tolerance=1e-4)
+    assert table["reason"].tolist() == ["refine", "none", "none"]
+    assert table[["first", "second"]].values[0].tolist() == ["plain", "robust"]
+    assert table["low"][0] == 2 / 255 < table["epsilon"][0] < table["high"][0] == 4 / 255
+    assert refinement.from_cube(handmade_cube(models=["m"]), "linf", 0.1).empty
