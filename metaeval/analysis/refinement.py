@@ -159,7 +159,5 @@ def from_cube(
         low, high = found.cell or (np.nan, np.nan)
         rows.append((first, second, found.epsilon, found.reason, low, high))
     frame = pd.DataFrame(rows, columns=["first", "second", "epsilon", "reason", "low", "high"])
-    order = (
-        (frame["high"] - frame["low"]).sort_values(ascending=False, kind="stable", na_position="last").index
-    )
-    return frame.loc[order].reset_index(drop=True)
+    width = (frame["high"] - frame["low"]).fillna(-1)
+    return frame.loc[width.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)

@@ -41,6 +41,7 @@ def test_critical_value_of_one_and_of_two_levels() -> None:
     one = paired_differences(a, b, [0.7])
     assert critical_value(one, 0.05) == pytest.approx(stats.norm.ppf(0.95), abs=0.03)
     assert critical_value(one, 0.05, two_sided=True) == pytest.approx(stats.norm.ppf(0.975), abs=0.03)
+    assert critical_value(one, 1e-5) == pytest.approx(stats.norm.isf(1e-5))
     two = paired_differences(a, b, [0.3, 1.5])
     rho = two.covariance[0, 1] / np.sqrt(two.covariance[0, 0] * two.covariance[1, 1])
     joint = stats.multivariate_normal([0, 0], [[1, rho], [rho, 1]])
