@@ -142,8 +142,8 @@ def from_cube(
     Returns
     -------
     pandas.DataFrame
-        `first`, `second` (names), `epsilon`, `reason`, `low`, `high` (the cell) for each pair; alpha is divided
-        by the number of pairs.
+        `first`, `second` (names), `epsilon`, `reason`, `low`, `high` (the cell) for each pair; alpha is
+        divided by the number of pairs.
     """
     levels = breaking_levels(cube, norm, attack)
     epsilons = np.sort(cube.children[norm].coords["epsilon"].values.astype(np.float64))
