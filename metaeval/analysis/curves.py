@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from scipy import stats
 
+from metaeval.analysis import bands
+from metaeval.analysis.differences import critical_value, paired_differences
 from metaeval.analysis.reading import norm_dataset
 from metaeval.errors import UsageError
 from metaeval.outcomes import broken
@@ -60,15 +63,19 @@ def wilson(
 
 @dataclass(frozen=True)
 class RobustnessCurve:
-    """Accuracy as a function of epsilon.
+    """Accuracy as a right-continuous function of epsilon, known up to the last epsilon.
 
     Attributes
     ----------
     epsilons : ndarray (level,)
+        Ascending when they are the steps of the curve, else as they were given.
     accuracy, lower, upper : ndarray (..., level)
         Share of samples not broken and its Wilson interval, which covers the choice of test samples and
         not the strength of the attack; NaN where a distance is NaN.
     samples : int
+    confidence : float
+    chosen : bool
+        Whether the epsilons were given and not read off the distances.
     """
 
     epsilons: FloatArray
@@ -76,6 +83,54 @@ class RobustnessCurve:
     lower: FloatArray
     upper: FloatArray
     samples: int
+    confidence: float = 0.95
+    chosen: bool = True
+
+    @property
+    def dkw(self) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper end of a band of constant width for all epsilons at once (Massart 1990)."""
+        half = np.sqrt(np.log(2 / (1 - self.confidence)) / (2 * self.samples))
+        return np.clip(self.accuracy - half, 0, 1), np.clip(self.accuracy + half, 0, 1)
+
+    @property
+    def simultaneous(self) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper end of a band for all epsilons at once, narrow near 0 and 1.
+
+        Exact intervals with one error for each, chosen so that all of them hold together; valid for any
+        number of samples.
+        """
+        levels = len(self.epsilons) if self.chosen else None
+        level = bands.local_level(self.samples, self.confidence, levels)
+        return bands.clopper_pearson(np.rint(self.accuracy * self.samples), self.samples, level)
+
+
+def steps(*distances: npt.ArrayLike) -> FloatArray:
+    """Return 0 and every finite distance at which all the given curves are known, ascending.
+
+    A curve with a distance of infinity is known up to its largest finite one only: the attack went no
+    further for certain.
+    """
+    arrays = [np.asarray(distance, dtype=np.float64) for distance in distances]
+    found = np.unique(np.concatenate([[0.0], *(d[np.isfinite(d)] for d in arrays)]))
+    ends = [np.max(d[np.isfinite(d)], initial=0.0) for d in arrays if np.isinf(d).any()]
+    return found[found <= min(ends, default=np.inf)]
+
+
+def checked(distance: npt.ArrayLike, epsilons: npt.ArrayLike | None) -> tuple[FloatArray, FloatArray]:
+    """Return distances and epsilons as arrays.
+
+    Raises
+    ------
+    UsageError
+        If there are no samples, a distance or an epsilon is negative, or an epsilon is NaN.
+    """
+    d = np.asarray(distance, dtype=np.float64)
+    if d.ndim == 0 or d.shape[-1] == 0:
+        raise UsageError("a robustness curve needs at least one sample")
+    e = np.asarray(steps(d) if epsilons is None else epsilons, dtype=np.float64).reshape(-1)
+    if np.any(d < 0) or np.any(e < 0) or np.isnan(e).any():
+        raise UsageError("distances and epsilons cannot be negative, nor an epsilon NaN")
+    return d, e
 
 
 def robustness_curve(
@@ -88,24 +143,173 @@ def robustness_curve(
     distance : array_like (..., sample)
         0 = misclassified, inf = no adversarial found, NaN = not computed (makes the accuracy NaN).
     epsilons : array_like (level,), optional
-        Radii in the norm of the distances; default: 0 and every finite distance, the steps of the curve.
+        Radii in the norm of the distances, none beyond the largest that was attacked; default: 0 and every
+        finite distance, the steps of the curve.
+    confidence : float
 
     Raises
     ------
     UsageError
         If there are no samples, or a distance or an epsilon is negative.
     """
-    d = np.asarray(distance, dtype=np.float64)
-    if d.ndim == 0 or d.shape[-1] == 0:
-        raise UsageError("a robustness curve needs at least one sample")
-    levels = np.unique(np.append(d[np.isfinite(d)], 0.0)) if epsilons is None else epsilons
-    e = np.asarray(levels, dtype=np.float64).reshape(-1)
-    if np.any(d < 0) or np.any(e < 0) or np.isnan(e).any():
-        raise UsageError("distances and epsilons cannot be negative, nor an epsilon NaN")
+    d, e = checked(distance, epsilons)
     counts = [d.shape[-1] - broken(d, level).sum(axis=-1) for level in e]
     correct = np.stack(counts, axis=-1) if counts else np.empty((*d.shape[:-1], 0))
     lower, upper = wilson(correct, d.shape[-1], confidence)
-    return RobustnessCurve(e, correct / d.shape[-1], lower, upper, int(d.shape[-1]))
+    return RobustnessCurve(
+        e, correct / d.shape[-1], lower, upper, int(d.shape[-1]), confidence, epsilons is not None
+    )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval over the choice of test samples.
+
+    Attributes
+    ----------
+    value, lower, upper : ndarray (...)
+        inf = beyond the last epsilon; NaN where a distance is NaN.
+    """
+
+    value: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+    samples: int
+
+
+def quantile(distance: npt.ArrayLike, share: float = 0.5, confidence: float = 0.95) -> Estimate:
+    """Return the epsilon at which a share of all samples is broken; the median minimal distance by default.
+
+    Parameters
+    ----------
+    distance : array_like (..., sample)
+        0 = misclassified, inf = no adversarial found up to the last epsilon.
+    share : float
+        In (0, 1].
+
+    Returns
+    -------
+    Estimate
+        The smallest distance that at least `share` of the samples do not exceed, and the order statistics
+        that cover the quantile with at least the confidence, whatever the distribution.
+    """
+    d, _ = checked(distance, [])
+    bands.check_confidence(confidence)
+    if not 0 < share <= 1:
+        raise UsageError(f"share {share} does not lie in (0, 1]")
+    n = d.shape[-1]
+    ordered = np.sort(d, axis=-1)
+    ordered[np.isnan(d).any(axis=-1)] = np.nan
+    padded = np.concatenate([np.zeros_like(d[..., :1]), ordered, np.full_like(d[..., :1], np.inf)], axis=-1)
+    padded[np.isnan(d).any(axis=-1)] = np.nan
+    # 1 - cdf(last - 1) and cdf(first - 1) are at most (1 - confidence) / 2.
+    first = int(stats.binom.ppf((1 - confidence) / 2, n, share))
+    last = int(stats.binom.ppf((1 + confidence) / 2, n, share)) + 1
+    rank = int(np.ceil(n * share - 1e-9))
+    return Estimate(padded[..., rank], padded[..., first], padded[..., last], n)
+
+
+def area(distance: npt.ArrayLike, limit: float, confidence: float = 0.95) -> Estimate:
+    """Return the area under the curve from 0 to `limit`: the mean minimal distance, cut off there.
+
+    Parameters
+    ----------
+    distance : array_like (..., sample)
+    limit : float
+        Positive, no larger than the largest epsilon attacked; the area is in the same unit.
+    """
+    d, _ = checked(distance, [limit])
+    if not 0 < limit < np.inf:
+        raise UsageError(f"limit {limit} is not a positive number")
+    return Estimate(*bands.bounded_mean(np.minimum(d, limit), 0.0, limit, confidence), d.shape[-1])
+
+
+def area_difference(
+    distance_a: npt.ArrayLike, distance_b: npt.ArrayLike, limit: float, confidence: float = 0.95
+) -> Estimate:
+    """Return the area under the first curve minus that under the second, paired by sample, up to `limit`."""
+    (a, _), (b, _) = checked(distance_a, [limit]), checked(distance_b, [limit])
+    if not 0 < limit < np.inf:
+        raise UsageError(f"limit {limit} is not a positive number")
+    values = np.minimum(a, limit) - np.minimum(b, limit)
+    return Estimate(*bands.bounded_mean(values, -limit, limit, confidence), a.shape[-1])
+
+
+@dataclass(frozen=True)
+class CurveDifference:
+    """Accuracy of one model minus that of another on the same samples, over epsilon.
+
+    Attributes
+    ----------
+    epsilons, difference, standard_error : ndarray (level,)
+    lower, upper : ndarray (level,)
+        Band for all levels together; NaN where fewer than ten samples tell the models apart.
+    critical : float
+        Half the band's width in standard errors; NaN if no level has ten such samples.
+    """
+
+    epsilons: FloatArray
+    difference: FloatArray
+    standard_error: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+    critical: float
+    samples: int
+
+
+def difference(
+    distance_a: npt.ArrayLike,
+    distance_b: npt.ArrayLike,
+    epsilons: npt.ArrayLike | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> CurveDifference:
+    """Return the difference of two robustness curves with a simultaneous band over the choice of samples.
+
+    Parameters
+    ----------
+    distance_a, distance_b : array_like (sample,)
+        Of the same samples.
+    epsilons : array_like (level,), optional
+        Default: steps of the two curves, 256 of them at most.
+
+    Raises
+    ------
+    UsageError
+        If a distance is NaN or negative, or the numbers of samples differ.
+    """
+    bands.check_confidence(confidence)
+    a, b, e = pair_levels(distance_a, distance_b, epsilons)
+    found = paired_differences(a, b, e)
+    critical = critical_value(found, 1 - confidence, two_sided=True, seed=seed)
+    half = np.where(found.usable, critical * found.standard_error, np.nan)
+    return CurveDifference(
+        e,
+        found.difference,
+        found.standard_error,
+        np.maximum(found.difference - half, -1),
+        np.minimum(found.difference + half, 1),
+        critical,
+        found.samples,
+    )
+
+
+def pair_levels(
+    distance_a: npt.ArrayLike, distance_b: npt.ArrayLike, epsilons: npt.ArrayLike | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return two models' distances and ascending candidate epsilons."""
+    wanted = thinned(steps(distance_a, distance_b)) if epsilons is None else epsilons
+    (a, e), (b, _) = checked(distance_a, wanted), checked(distance_b, wanted)
+    if a.ndim != 1 or a.shape != b.shape:
+        raise UsageError(f"two curves need one distance per sample each, not {a.shape} and {b.shape}")
+    return a, b, np.unique(e)
+
+
+def thinned(levels: FloatArray, most: int = 256) -> FloatArray:
+    """Return at most so many of the levels, evenly by their rank, both ends among them."""
+    if len(levels) <= most:
+        return levels
+    return levels[np.rint(np.linspace(0, len(levels) - 1, most)).astype(np.int64)]
 
 
 def from_cube(cube: xr.DataTree, norm: str, confidence: float = 0.95) -> xr.Dataset:

@@ -178,6 +178,25 @@ def outcomes(cube: xr.DataTree, norm: str, epsilon: float, attack: str = WORST_C
     return xr.DataArray(values, {"model": aggregates["model"].values}, ("model", "sample"))
 
 
+def breaking_levels(cube: xr.DataTree, norm: str, attack: str = WORST_CASE) -> xr.DataArray:
+    """Return the smallest evaluated epsilon at which each sample is broken: distances for curves on the grid.
+
+    Returns
+    -------
+    xarray.DataArray (model, sample)
+        inf = not broken at any evaluated epsilon, NaN = not available at some epsilon. Once broken, a sample
+        counts as broken at every larger epsilon; the attribute `overturned` counts the cells this changes.
+    """
+    levels = np.sort(norm_dataset(cube, norm)["epsilon"].values.astype(np.float64))
+    rows = [outcomes(cube, norm, float(epsilon), attack) for epsilon in levels]
+    correct = np.stack([row.values for row in rows], axis=-1)
+    broken = correct == 0
+    first = np.where(broken.any(axis=-1), levels[np.argmax(broken, axis=-1)], np.inf)
+    first[np.isnan(correct).any(axis=-1)] = np.nan
+    overturned = (np.logical_or.accumulate(broken, axis=-1) & (correct == 1)).sum()
+    return rows[0].copy(data=first).assign_attrs(overturned=int(overturned))
+
+
 def only_this_attack(cube: xr.DataTree, norm: str, epsilon: float) -> xr.DataArray:
     """Return how many samples no other attack broke, over (model, attack).
 
