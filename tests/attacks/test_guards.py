@@ -75,7 +75,7 @@ def unmoving(model, x, y, epsilon, *, norm, keys, settings, batch_size, start=No
 def test_samples_that_an_attack_returns_as_they_were_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     model = batch_norm_model()
     assert attacked(model, "apgd-ce", "linf")["unperturbed"] == 0
-    x = np.random.default_rng(0).random((12, 1, 6, 6), dtype=np.float32) * 0.5
+    x = np.random.default_rng(0).random((12, 3, 6, 6), dtype=np.float32) * 0.5
     y = model(torch.from_numpy(x)).argmax(1).numpy()
     monkeypatch.setattr("metaeval.attacks.apgd.run_ce", unmoving)
     flags = sweep(model, x, y, epsilons=[1e-4], attack="apgd-ce").flags
