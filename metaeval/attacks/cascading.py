@@ -169,7 +169,9 @@ def run_cascade(
         evaluator = Evaluator(model, place)
         inputs = torch.from_numpy(x).to(place)
         if clean_prediction is None:
-            clean_prediction = predictions(evaluator.logits(inputs)).cpu().numpy()
+            logits = evaluator.logits(inputs)
+            checks.check_labels(y, logits)
+            clean_prediction = predictions(logits).cpu().numpy()
         state = _State(Column.fresh(len(x), levels[levels > 0]), len(stages))
         correct = clean_prediction == y
         kept = np.zeros(len(x), dtype=bool)

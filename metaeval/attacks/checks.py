@@ -58,6 +58,12 @@ def check_data(x: npt.NDArray[np.float32], y: npt.NDArray[np.int64]) -> None:
         raise UsageError(f"labels must not be negative, found {int(y.min())}")
 
 
+def check_labels(y: npt.NDArray[np.int64], logits: Tensor) -> None:
+    """Raise a UsageError if a label names no class of the model."""
+    if len(y) and int(y.max()) >= logits.shape[1]:
+        raise UsageError(f"label {int(y.max())} is none of the model's {logits.shape[1]} classes, 0 and up")
+
+
 def check_outputs(evaluator: Evaluator, x: Tensor) -> tuple[int, Flags]:
     """Return the number of classes, and what two forward passes of the first inputs show."""
     x = x[: evaluator.rows]

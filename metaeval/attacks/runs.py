@@ -57,7 +57,7 @@ class AttackRuns:
         device: torch.device,
         precision: str = "float32",
     ) -> None:
-        self.model = attacked_model(model, device, precision, black_box=spec.black_box)
+        self.model = attacked_model(model, device, precision, confirms=spec.warm)
         self.spec, self.settings, self.norm = spec, settings, norm
         self._plain = model
         self._confirm = self._float32 if precision != "float32" else None

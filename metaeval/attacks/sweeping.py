@@ -141,8 +141,8 @@ def sweep(
     evidence : bool
         Return the smallest adversarials too.
     precision : {"float32", "tf32", "bfloat16"}
-        What attacks compute in; TF32 exists on CUDA only, bfloat16 is for attacks with gradients.
-        Adversarials are verified in float32 whatever it is.
+        What attacks compute in; TF32 exists on CUDA only, bfloat16 is for our APGD, which confirms in
+        float32 as it goes (others take float32). Adversarials are verified in float32 whatever it is.
     **settings
         The attack's settings, as in a study; defaults for those not given.
 
@@ -213,7 +213,9 @@ def run(
             model, x, y, spec, settings, norm, seed, sample_hashes, batch_size, place, precision
         )
         if clean_prediction is None:
-            clean_prediction = predictions(evaluator.logits(runs.x)).cpu().numpy()
+            logits = evaluator.logits(runs.x)
+            checks.check_labels(y, logits)
+            clean_prediction = predictions(logits).cpu().numpy()
         column, correct, taken = _start(spec, epsilons, norm, known, clean_prediction == y)
         mode: Mode = "frontier" if search == "frontier" and spec.inferable else "exact"
         if spec.kind == "minimum-norm":

@@ -27,10 +27,11 @@ def findings(cube: xr.DataTree) -> list[str]:
     if not models(cube):
         return ["The cube holds no models yet."]
     sentences: list[str] = []
+    doubted = {sign.model for sign in trust.signs(cube) if sign.serious}
     for norm in norms(cube):
         for reference in references(cube, norm):
             found = lead(cube, norm, reference, confidence(cube))
-            sentences.append(leading(cube, found))
+            sentences.append(leading(cube, found) + _doubt(found, doubted))
             if found.ranking:
                 sentences += strongest_attack(cube, found)
                 sentences += class_range(cube, found)
@@ -122,6 +123,16 @@ def _certainty(found: Lead, confidence: float) -> str:
     if found.beaten:
         text += f" It is certainly ahead of {_names(found.beaten)}."
     return text
+
+
+def _doubt(found: Lead, doubted: set[str]) -> str:
+    """Return that the first number itself is in doubt, which no interval says."""
+    if not found.ranking or found.ranking[0] not in doubted:
+        return ""
+    return (
+        f" <strong>Beware:</strong> signs speak against the number of {escape(found.ranking[0])}, "
+        'which may be too high; see <a href="#trust">Can these numbers be trusted?</a>'
+    )
 
 
 def _missing(cube: xr.DataTree, found: Lead) -> str:

@@ -19,8 +19,8 @@ from metaeval.report.words import escape, strong
 MEANINGS = {
     "zero_gradient": "gradients vanish (for up to {value} of the samples, {where}), so that gradient attacks "
     "may be blind: a sign of gradient masking",
-    "loss_switched": "the cross-entropy has no gradient (for up to {value} of the samples, {where}): "
-    "logits are so large that it is 0; the attack went on with the DLR loss",
+    "loss_switched": "the cross-entropy has no gradient (for up to {value} of the samples, {where}), as with "
+    "very large logits or a step in the model; the attack went on with the DLR loss",
     "randomised": "the model answers differently when asked twice ({where}): one run says little about it",
     "probabilities": "outputs look like probabilities and not like logits ({where}), which weakens losses",
     "nonfinite_logits": "logits of {value} of the samples are not finite: counted as misclassified ({where})",

@@ -85,10 +85,11 @@ def test_bfloat16_is_confirmed_in_float32(shared_data: Path) -> None:
     assert differs.mean() < 0.03
 
 
-def test_black_boxes_compute_in_float32(shared_data: Path) -> None:
+@pytest.mark.parametrize(("attack", "given"), [("square", {"queries": 10}), ("fab", {"iterations": 3})])
+def test_attacks_that_confirm_nothing_compute_in_float32(shared_data: Path, attack: str, given: dict) -> None:
     model = Shapes(network(shared_data, "kw_mnist"))
     x, y = correct_samples(shared_data, model, 5)
-    sweep(model, x, y, epsilons=[0.1], attack="square", queries=10, precision="bfloat16")
+    sweep(model, x, y, epsilons=[0.1], attack=attack, precision="bfloat16", **given)
     assert model.types == {torch.float32}
 
 

@@ -10,7 +10,7 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import nn
 from worlds import RowModel
 
-from metaeval.attacks import noise
+from metaeval.attacks import noise, sweep
 from metaeval.attacks import torchattacks as adapter
 from metaeval.attacks import torchattacks_minimum as minimum
 from metaeval.attacks.autoattack import fab
@@ -233,3 +233,21 @@ def test_the_library_s_mean_over_the_batch_leaves_gradients_alone(world):
     losses = [nn.CrossEntropyLoss()(model(alone[i : i + 1]), y[i : i + 1]) for i in range(len(x))]
     expected = torch.autograd.grad(sum(losses), alone)[0]
     assert torch.equal(torch.autograd.grad(loss, batch)[0], expected)
+
+
+@pytest.mark.parametrize("attack", ["eadl1", "eaden"])
+def test_points_that_leave_the_box_by_rounding_are_adversarials_still(attack):
+    """EAD returns to pixels through a tanh and misses 0 and 1 by a few 1e-5: that is no reason to refuse."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4)).eval().requires_grad_(False)
+    x = torch.from_numpy(np.random.default_rng(0).choice([0.0, 0.5, 1.0], (6, 1, 4, 4)).astype(np.float32))
+    y = model(x).argmax(1)
+    settings = {"binary_search_steps": 9, "max_iterations": 60}
+    library = {"eadl1": torchattacks.EADL1, "eaden": torchattacks.EADEN}[attack](model, lr=0.05, **settings)
+    alone = torch.cat([library(x[k : k + 1], y[k : k + 1]) for k in range(6)])
+    assert float((alone - alone.clamp(0, 1)).abs().max()) > 1e-6, "nothing to be tested"
+    broken = (model(alone.clamp(0, 1)).argmax(1) != y).numpy()
+    assert broken.sum() >= 4
+    given = {"attack": f"{attack}@torchattacks", "iterations": 60, "learning_rate": 0.05}
+    found = sweep(model, x, y, norm="l1", epsilons=[16], **given)
+    np.testing.assert_array_equal(np.isfinite(found.distance), broken)

@@ -482,6 +482,7 @@ def test_a_model_that_returns_nan_is_wrong_and_never_robust():
         ({"x": np.full((3, 1, 3, 4), np.nan, np.float32)}, "not finite"),
         ({"y": np.zeros(2, np.int64)}, "do not fit"),
         ({"y": np.full(3, -1)}, "negative"),
+        ({"y": np.full(3, 2)}, "label 2 is none of the model's 2 classes"),
         ({"epsilons": [0.1, 0.1]}, "twice"),
         ({"epsilons": [-0.1]}, "negative"),
         ({"epsilons": 0.1}, "list"),

@@ -230,3 +230,11 @@ def test_numbers_in_words() -> None:
     assert words.plural(2, "class") == "2 classes"
     assert words.listing(list("abc")) == "a, b and c"
     assert words.listing(list("abcdefgh"), 3) == "a, b, c and 5 more"
+
+
+def test_a_masked_leader_is_not_announced_without_a_warning() -> None:
+    """The model that leads carries the sign in its sentence; the sign of another one does not touch it."""
+    for model, warned in (("middle", True), ("plain", False)):
+        first = findings.findings(handmade_cube(flags={("linf", model, "apgd-ce", "zero_gradient"): 1.0}))[0]
+        assert "<strong>middle</strong> has the highest" in first
+        assert ("Beware" in first) == warned
