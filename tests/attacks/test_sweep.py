@@ -72,16 +72,23 @@ def test_linear_models_against_the_closed_form(attack, norm, search):
         np.testing.assert_allclose(result.distance, truth, rtol=slack)
 
 
-def test_normalisation_inside_the_model_changes_nothing_in_input_units():
-    case = linear_case(2)
+@pytest.mark.parametrize(("norm", "attack"), [("linf", "apgd-ce"), ("l2", "apgd-ce"), ("l1", "fab")])
+def test_normalisation_inside_the_model_changes_nothing_in_input_units(norm, attack):
+    case = linear_case(3 if attack == "fab" else 2)
     scaled = nn.Sequential(
         Normalised(0.3, 0.2), Linear(case.model.weight.numpy() * 0.2, case.model.bias.numpy())
     )
     scaled[1].bias += case.model.weight.sum(dim=1) * 0.3
-    truth = case.distance["linf"]
+    # The nearest point for l1 moves one feature: it must lie inside the box.
+    inside = case.distance["l1"] < 0.4 if norm == "l1" else np.ones(len(case.y), dtype=bool)
+    truth = case.distance[norm][inside]
     epsilons = np.quantile(truth, [0.25, 0.5, 0.75]) * 1.0005
-    result = sweep(scaled, case.x, case.y, epsilons=epsilons, attack="apgd-ce")
-    np.testing.assert_array_equal(correct(result.cells), truth[:, None] > epsilons)
+    result = sweep(scaled, case.x[inside], case.y[inside], norm=norm, epsilons=epsilons, attack=attack)
+    if attack == "fab":
+        np.testing.assert_allclose(result.distance, truth, rtol=SLACK["fab"])
+        assert (result.distance >= truth * (1 - 1e-5)).all()
+    else:
+        np.testing.assert_array_equal(correct(result.cells), truth[:, None] > epsilons)
 
 
 class Normalised(nn.Module):
