@@ -51,7 +51,9 @@ def _apgd_t_l1_passes(settings: Mapping[str, Any], classes: int) -> Passes:
 
 def _fab_passes(settings: Mapping[str, Any], classes: int) -> Passes:
     # Each iteration: one pass with the gradient of every logit, one to see whether it is adversarial.
-    return 1.0 + 2.0 * settings["iterations"], float(classes * settings["iterations"])
+    runs = settings["restarts"]
+    forwards = runs * (1.0 + 2.0 * settings["iterations"]) + runs - 1  # one before each further start
+    return forwards, float(runs * classes * settings["iterations"])
 
 
 def _fab_t_passes(settings: Mapping[str, Any], classes: int) -> Passes:
@@ -130,7 +132,7 @@ ATTACKS = (
         implementation="pyautoattack",
         citation=_FAB,
         passes=_fab_passes,
-        settings={"iterations": Setting(100, "projection steps", 1, 100)},
+        settings={"iterations": Setting(100, "projection steps", 1, 100), "restarts": _RESTARTS},
     ),
     AttackSpec(
         id="fab-t",

@@ -1,8 +1,7 @@
 """Named lists of attacks that people run together, in order, with their settings; needs no torch.
 
 They are AutoAttack's versions (Croce and Hein 2020) as pyautoattack 0.2.0 sets them.
-Targets are capped at the number of wrong classes by the attacks. One difference: in ``plus`` FAB runs once,
-from the input; the library's four further starts are random points in the ball of one epsilon.
+Targets are capped at the number of wrong classes by the attacks.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ PRESETS: Mapping[str, tuple[Stage, ...]] = {
     "autoattack-plus": (
         ("apgd-ce", {"iterations": 100, "restarts": 5}),
         ("apgd-dlr", {"iterations": 100, "restarts": 5}),
-        ("fab", {"iterations": 100}),
+        ("fab", {"iterations": 100, "restarts": 5}),
         _SQUARE,
         _APGD_T,
         _FAB_T,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,8 @@ def sweep(
     norm : {"linf", "l2", "l1"}
         Norm of the perturbation.
     epsilons : array_like
-        Radii, not negative, no two the same; 0 is the clean forward pass. In inputs' units.
+        Radii, not negative, no two the same; 0 is the clean forward pass. In inputs' units; may be
+        fractions in strings.
     attack : str
         Id of an attack, as `metaeval list attacks` shows them.
     search : {"frontier", "exact"}
@@ -160,7 +162,7 @@ def sweep(
         spec=spec,
         settings=catalogue.resolve_settings(spec, settings),
         norm=norm,
-        epsilons=np.asarray(epsilons, dtype=np.float64),
+        epsilons=as_epsilons(epsilons),
         search=search,
         seed=seed,
         sample_hashes=sample_hashes,
@@ -352,6 +354,17 @@ def place_of(model: nn.Module, device: torch.device | str | None) -> torch.devic
     if device is None:
         return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     return torch.device(device)
+
+
+def as_epsilons(values: npt.ArrayLike) -> Floats:
+    """Return radii as float64; fractions in strings (``"8/255"``) are what they say."""
+    given = np.asarray(values)
+    if given.dtype.kind != "U":
+        return given.astype(np.float64)
+    try:
+        return np.array([float(Fraction(text.replace(" ", ""))) for text in given.ravel().tolist()])
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"epsilons must be numbers, or fractions in strings: {error}") from error
 
 
 def as_array(values: Tensor | npt.ArrayLike, dtype: type) -> npt.NDArray[Any]:

@@ -493,6 +493,7 @@ def test_a_model_that_returns_nan_is_wrong_and_never_robust():
         ({"epsilons": [0.1, 0.1]}, "twice"),
         ({"epsilons": [-0.1]}, "negative"),
         ({"epsilons": 0.1}, "list"),
+        ({"epsilons": [0, "8/25S"]}, "8/25S"),
         ({"norm": "l3"}, "unknown norm"),
         ({"norm": "l1", "attack": "bim@torchattacks"}, "cannot run with norm l1"),
         ({"attack": "apgd-cee"}, "did you mean 'apgd-ce'"),
@@ -506,6 +507,14 @@ def test_wrong_arguments_are_refused_with_a_reason(change, message):
     arguments = {"x": case.x, "y": case.y, "epsilons": [0.1]} | change
     with pytest.raises(UsageError, match=message):
         sweep(case.model, arguments.pop("x"), arguments.pop("y"), **arguments)
+
+
+def test_epsilons_may_be_fractions_in_strings():
+    case = linear_case(2, n=4)
+    written = sweep(case.model, case.x, case.y, epsilons=[0, "8/255", "0.1"])
+    np.testing.assert_array_equal(
+        written.cells, sweep(case.model, case.x, case.y, epsilons=[0, 8 / 255, 0.1]).cells
+    )
 
 
 def test_tensors_vectors_and_empty_sets_are_fine():
