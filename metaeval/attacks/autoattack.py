@@ -68,10 +68,7 @@ def fab(
             chosen = rows[right]
             with draws if restart else contextlib.nullcontext():
                 found = attack.attack_single_run(x[chosen], y[chosen], use_rand_start=restart > 0)
-            distance = norms(x[chosen], found, norm)
-            closer = (distance > 0) & (distance < smallest[right])
-            smallest[right] = torch.where(closer, distance, smallest[right])
-            result.candidates[chosen[closer]] = found[closer]
+            smallest[right] = _keep_closer(result, chosen, x, found, norm, smallest[right])
         result.success[rows] = smallest < torch.inf
     counted.settle()
     return result
@@ -106,13 +103,20 @@ def fab_targeted(
         for target in range(2, 2 + min(settings["targets"], classes - 1)):
             attack.target_class = target  # from the end of the logits in ascending order
             found = attack.attack_single_run(x[rows], y[rows], use_rand_start=False, is_targeted=True)
-            distance = norms(x[rows], found, norm)
-            closer = (distance > 0) & (distance < smallest)
-            smallest[closer] = distance[closer]
-            result.candidates[rows[closer]] = found[closer]
+            smallest = _keep_closer(result, rows, x, found, norm, smallest)
         result.success[rows] = smallest < torch.inf
     counted.settle()
     return result
+
+
+def _keep_closer(
+    result: KernelResult, rows: Tensor, x: Tensor, found: Tensor, norm: str, smallest: Tensor
+) -> Tensor:
+    """Take the adversarials that are nearer than the smallest so far; return the smallest distances now."""
+    distance = norms(x[rows], found, norm)
+    closer = (distance > 0) & (distance < smallest)
+    result.candidates[rows[closer]] = found[closer]
+    return torch.where(closer, distance, smallest)
 
 
 def _apgd_l1(

@@ -32,10 +32,12 @@ from metaeval.attacks.sweeping import (
     as_epsilons,
     attack_rows,
     check_arguments,
+    clean_predictions,
+    mode_of,
     place_of,
     verdicts,
 )
-from metaeval.attacks.verify import VOTES, Evaluator, predictions
+from metaeval.attacks.verify import VOTES, Evaluator
 from metaeval.errors import UsageError, unknown
 from metaeval.hashing import hash_samples
 
@@ -170,9 +172,7 @@ def run_cascade(
         evaluator = Evaluator(model, place)
         inputs = torch.from_numpy(x).to(place)
         if clean_prediction is None:
-            logits = evaluator.logits(inputs)
-            checks.check_labels(y, logits)
-            clean_prediction = predictions(logits).cpu().numpy()
+            clean_prediction = clean_predictions(evaluator, inputs, y)
         state = _State(Column.fresh(len(x), levels[levels > 0]), len(stages))
         correct = clean_prediction == y
         kept = np.zeros(len(x), dtype=bool)
@@ -202,9 +202,8 @@ def run_cascade(
                     model, x, y, spec, settings, norm, seed, hashes, batch_size, place, precision
                 )
                 runs.randomised = randomised
-                _merge(
-                    flags, state.run_stage(position, runs, evaluator, best, _mode(spec, search, randomised))
-                )
+                mode = "independent" if randomised else mode_of(spec, search)
+                _merge(flags, state.run_stage(position, runs, evaluator, best, mode))
                 forwards[position], backwards[position] = runs.forwards, runs.backwards
                 seconds[position] = _divide(time.monotonic() - started, runs, epsilons)
             state.finish()
@@ -292,12 +291,6 @@ class _State:
         """Put together what the stages found."""
         self.column.floor[self._rows] = self._floor
         self.column.failed[self._rows] = self._failed
-
-
-def _mode(spec: AttackSpec, search: str, randomised: bool) -> Mode:
-    if randomised:
-        return "independent"
-    return "frontier" if search == "frontier" and spec.inferable else "exact"
 
 
 def _merge(flags: checks.Flags, raised: checks.Flags) -> None:

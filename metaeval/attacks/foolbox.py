@@ -16,13 +16,11 @@ from foolbox import attacks as library
 from torch import Tensor, nn
 
 from metaeval.attacks.kernel import KernelResult, per_sample
-from metaeval.attacks.losses import margin
+from metaeval.attacks.losses import ON_BOUNDARY, margin
 from metaeval.attacks.per_sample import Run, run_library
 
 Settings = Mapping[str, Any]
 
-# A margin below this share of the largest logit is float32's rounding, larger in deep networks.
-ON_BOUNDARY = 1e-5
 OVERSHOOT = 1e-3  # how much further away such a point is moved, relative
 
 _FMN = {"linf": library.LInfFMNAttack, "l1": library.L1FMNAttack}

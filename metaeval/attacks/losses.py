@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# A margin below this share of the largest logit is float32's rounding, larger in deep networks.
+ON_BOUNDARY = 1e-5
+
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 

@@ -215,11 +215,9 @@ def run(
             model, x, y, spec, settings, norm, seed, sample_hashes, batch_size, place, precision
         )
         if clean_prediction is None:
-            logits = evaluator.logits(runs.x)
-            checks.check_labels(y, logits)
-            clean_prediction = predictions(logits).cpu().numpy()
+            clean_prediction = clean_predictions(evaluator, runs.x, y)
         column, correct, taken = _start(spec, epsilons, norm, known, clean_prediction == y)
-        mode: Mode = "frontier" if search == "frontier" and spec.inferable else "exact"
+        mode = mode_of(spec, search)
         if spec.kind == "minimum-norm":
             work = correct & ~taken & (len(column.levels) > 0)
         else:
@@ -245,6 +243,18 @@ def run(
         clean_prediction=clean_prediction,
         evidence=best.evidence() if evidence else None,
     )
+
+
+def mode_of(spec: AttackSpec, search: str) -> Mode:
+    """Return how the levels are searched, for a model that does not answer at random."""
+    return "frontier" if search == "frontier" and spec.inferable else "exact"
+
+
+def clean_predictions(evaluator: Evaluator, x: Tensor, y: Integers) -> Integers:
+    """Return the predicted classes of the inputs; a UsageError if a label is none of the model's."""
+    logits = evaluator.logits(x)
+    checks.check_labels(y, logits)
+    return predictions(logits).cpu().numpy()
 
 
 def _start(

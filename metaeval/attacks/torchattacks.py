@@ -2,16 +2,14 @@
 
 The library averages its loss over the batch, draws random starts for a whole batch and stops Carlini and
 Wagner's attack by the cost of a whole batch. Here every sample gets what the library gives when it is called
-with that sample alone: FGSM and BIM run in the library itself with the gradient of the summed loss; PGD, and
+with that sample alone: FGSM and BIM run in the library itself (`metaeval.attacks.per_sample`); PGD, and
 DeepFool and C&W in `metaeval.attacks.torchattacks_minimum`, follow the library's arithmetic on whole
 batches and are tested against it sample by sample.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,37 +20,10 @@ from torch import Tensor, nn
 from metaeval.attacks import noise
 from metaeval.attacks.counting import CountedModel
 from metaeval.attacks.kernel import KernelResult, batches, l2_norm, per_sample
-from metaeval.attacks.per_sample import groups
+from metaeval.attacks.per_sample import Run, run_library
+from metaeval.attacks.torchattacks_library import constructed
 
 Settings = Mapping[str, Any]
-
-
-class SummedLoss(nn.Module):
-    """A model on whose logits any loss has the gradient of the cross-entropy summed over the batch.
-
-    A mean makes gradients depend on the batch's size: by rounding, and by much once they are so small that
-    constants like 1e-10 matter.
-    """
-
-    def __init__(self, model: nn.Module, y: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.y = y
-        self.eval()  # the library takes a wrapper in training mode as a wish to train the model inside
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the model's logits."""
-        logits: Tensor = self.model(x)
-        if logits.requires_grad:
-            gradient = _cross_entropy_gradient(logits.detach(), self.y)
-            logits.register_hook(lambda _: gradient)  # type: ignore[no-untyped-call]
-        return logits
-
-
-def _cross_entropy_gradient(logits: Tensor, y: Tensor) -> Tensor:
-    with torch.enable_grad():
-        leaf = logits.clone().requires_grad_()
-        return torch.autograd.grad(F.cross_entropy(leaf, y, reduction="sum"), leaf)[0]
 
 
 def fgsm(
@@ -67,9 +38,12 @@ def fgsm(
     batch_size: int,
 ) -> KernelResult:
     """Take one signed gradient step of length epsilon (linf; Goodfellow et al. 2015); no settings."""
-    return _library(
-        lambda counted, radius: torchattacks.FGSM(counted, eps=radius), model, x, y, epsilon, batch_size
-    )
+
+    def build(watched: nn.Module, radius: float) -> Run:
+        attack: Run = constructed(lambda: torchattacks.FGSM(watched, eps=radius), x.device)
+        return attack
+
+    return run_library(build, model, x, y, epsilon, keys=keys, batch_size=batch_size, alone=False)
 
 
 def bim(
@@ -88,11 +62,15 @@ def bim(
     Settings: ``iterations`` and ``relative_step_size``, the step as a fraction of epsilon.
     """
 
-    def build(counted: nn.Module, radius: float) -> Any:
+    def build(watched: nn.Module, radius: float) -> Run:
         step = settings["relative_step_size"] * radius
-        return torchattacks.BIM(counted, eps=radius, alpha=step, steps=settings["iterations"])
+        steps = settings["iterations"]
+        attack: Run = constructed(
+            lambda: torchattacks.BIM(watched, eps=radius, alpha=step, steps=steps), x.device
+        )
+        return attack
 
-    return _library(build, model, x, y, epsilon, batch_size)
+    return run_library(build, model, x, y, epsilon, keys=keys, batch_size=batch_size, alone=False)
 
 
 def pgd(
@@ -153,25 +131,3 @@ def _pgd(
             delta = delta * (radius / l2_norm(delta)).clamp_max(1.0)
         adversarial = (x + delta).clamp(0, 1)
     return adversarial
-
-
-def _library(
-    build: Callable[[nn.Module, float], Any],
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    epsilon: Tensor,
-    batch_size: int,
-) -> KernelResult:
-    """Run an attack of the library, which takes one epsilon, on each group of equal ones."""
-    result = KernelResult.failed(x)
-    counted = CountedModel(model, result)
-    for radius, rows in groups(epsilon, batch_size):
-        counted.attend(rows)
-        labels = y[rows]
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints when the model has no parameters
-            attack = build(SummedLoss(counted, labels), radius)
-        attack.set_device(x.device)
-        result.candidates[rows] = attack(x[rows], labels).detach()
-    counted.settle()
-    return result

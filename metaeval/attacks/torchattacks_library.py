@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 import torchattacks
 from torch import Tensor, nn
 
@@ -52,9 +53,7 @@ def run(
         for name, (argument, _) in row.arguments.items():
             arguments[argument] = settings[name] * (radius if name == "relative_step_size" else 1)
         targets = arguments.pop("n_target_classes", None)
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints when the model has no parameters
-            attack = getattr(torchattacks, row.classes[norm])(watched, **arguments)
-        attack.set_device(x.device)
+        attack = constructed(lambda: getattr(torchattacks, row.classes[norm])(watched, **arguments), x.device)
         if targets is not None:
             return partial(_targeted, attack, targets)
         if row.name == "jsma":  # its own default assumes ten classes
@@ -63,6 +62,14 @@ def run(
         return run_
 
     return run_library(build, model, x, y, epsilon, keys=keys, batch_size=batch_size, alone=row.alone)
+
+
+def constructed(build: Callable[[], Any], device: torch.device) -> Any:
+    """Return an attack of the library that stays silent and works on a device."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints when the model has no parameters
+        attack = build()
+    attack.set_device(device)
+    return attack
 
 
 def _targeted(attack: Any, targets: int, x: Tensor, y: Tensor) -> Tensor:

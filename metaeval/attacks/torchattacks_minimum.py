@@ -14,12 +14,9 @@ from torch import Tensor, nn
 
 from metaeval.attacks.counting import CountedModel
 from metaeval.attacks.kernel import KernelResult, batches, l2_norm, per_sample
-from metaeval.attacks.losses import margin
+from metaeval.attacks.losses import ON_BOUNDARY, margin
 
 Settings = Mapping[str, Any]
-
-# A margin below this share of the largest logit is float32's rounding, larger in deep networks.
-ON_BOUNDARY = 1e-5
 
 
 def deepfool(
