@@ -11,16 +11,17 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
+# Absolute, because studies in temporary folders name files in it too.
+SHARED_DATA = Path(os.environ.get("METAEVAL_SHARED_DATA") or ROOT.parent / "shared" / "data").resolve()
+os.environ["METAEVAL_SHARED_DATA"] = str(SHARED_DATA)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the folder of real data; without it a test is skipped, and in CI it fails."""
-    given = os.environ.get("METAEVAL_SHARED_DATA")
-    folder = Path(given or ROOT.parent / "shared" / "data").resolve()
-    if not (folder / "mnist.npz").is_file():
-        reason = f"the shared data are not in {folder} (METAEVAL_SHARED_DATA names another folder)"
+    if not (SHARED_DATA / "mnist.npz").is_file():
+        reason = f"the shared data are not in {SHARED_DATA} (METAEVAL_SHARED_DATA names another folder)"
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    return folder
+    return SHARED_DATA

@@ -17,7 +17,7 @@ from scipy import stats
 from metaeval.analysis import class_drops, class_variance, paired
 from metaeval.errors import UsageError
 
-TABLE = Path(os.environ.get("METAEVAL_SHARED_DATA", "../shared/data")) / "robustbench_2023_class_table.csv"
+TABLE = Path(os.environ["METAEVAL_SHARED_DATA"]) / "robustbench_2023_class_table.csv"
 
 
 def outcomes_of(random: np.random.Generator, accuracy: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from scipy import stats
 from metaeval.analysis import correlation, resampling
 from metaeval.errors import UsageError
 
-ROBUSTBENCH = Path(os.environ.get("METAEVAL_SHARED_DATA", "../shared/data")) / "robustbench_model_info.zip"
+ROBUSTBENCH = Path(os.environ["METAEVAL_SHARED_DATA"]) / "robustbench_model_info.zip"
 PAIRS = [
     (resampling.pearson, stats.pearsonr),
     (resampling.spearman, stats.spearmanr),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from metaeval.analysis import interclass
 from metaeval.errors import UsageError
 
-MNIST = Path(os.environ.get("METAEVAL_SHARED_DATA", "../shared/data")) / "mnist.npz"
+MNIST = Path(os.environ["METAEVAL_SHARED_DATA"]) / "mnist.npz"
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
 
 

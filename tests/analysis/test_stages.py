@@ -12,7 +12,7 @@ import pytest
 from metaeval.analysis import stages
 from metaeval.errors import UsageError
 
-TABLE = Path(os.environ.get("METAEVAL_SHARED_DATA", "../shared/data")) / "robustbench_2023_stages.csv"
+TABLE = Path(os.environ["METAEVAL_SHARED_DATA"]) / "robustbench_2023_stages.csv"
 NAMES = ["clean", "apgd-ce", "apgd-dlr", "fab"]
 
 

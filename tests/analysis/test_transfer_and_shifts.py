@@ -14,7 +14,7 @@ from scipy import special, stats
 from metaeval.analysis import curves, shifts, transfer
 from metaeval.errors import UsageError
 
-PREDICTIONS = Path(os.environ.get("METAEVAL_SHARED_DATA", "../shared/data")) / "cifar10_predictions.npz"
+PREDICTIONS = Path(os.environ["METAEVAL_SHARED_DATA"]) / "cifar10_predictions.npz"
 
 
 def test_agreement_equals_scipy() -> None:

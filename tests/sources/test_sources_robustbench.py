@@ -28,7 +28,7 @@ from metaeval.sources.models.zoo import DATASETS, import_robustbench, published,
 
 if importlib.util.find_spec("robustbench") is None:
     pytest.skip("needs robustbench", allow_module_level=True)
-SHARED = Path(os.environ.get("METAEVAL_SHARED_DATA", "../shared/data"))
+SHARED = Path(os.environ["METAEVAL_SHARED_DATA"])
 RESULTS = SHARED / "robustbench_model_info.zip"
 needs_results = pytest.mark.skipif(not RESULTS.is_file(), reason="needs the shared data")
 THREATS = ("Linf", "L2", "corruptions")
