@@ -85,6 +85,20 @@ class ThreatModel(Table):
     attack: tuple[AttackTable, ...] = ()
 
 
+class MeasuresTable(Table):
+    """``[measures]``: which generalization measures are computed, and how."""
+
+    families: tuple[fields.Text, ...] = Field(default=(), description="all measures of these families")
+    names: tuple[fields.Text, ...] = Field(default=(), description="single measures")
+    train_samples: fields.Samples = Field(
+        default=5000,
+        description="how many of the training samples measures look at, drawn at random, or 'all'",
+    )
+    settings: dict[str, fields.FreeTable] = Field(
+        default={}, description="settings beyond the defaults, one table per measure; the measure checks them"
+    )
+
+
 class AnalysisTable(Table):
     """``[analysis]``: what the analysis looks at."""
 
@@ -167,6 +181,7 @@ class Study(Table):
     data: Data
     models: tuple[Model, ...] = Field(min_length=1)
     threat_models: tuple[ThreatModel, ...] = Field(min_length=1)
+    measures: MeasuresTable | None = None
     analysis: AnalysisTable = AnalysisTable()
     report: ReportTable = ReportTable()
 
