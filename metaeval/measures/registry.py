@@ -11,7 +11,14 @@ from typing import Any
 from metaeval.errors import UsageError, nearest, unknown
 from metaeval.measures.spec import Measure, Scalar
 
-MODULES = ("metaeval.measures.performance",)
+MODULES = (
+    "metaeval.measures.performance",
+    "metaeval.measures.uncertainty",
+    "metaeval.measures.calibration",
+    "metaeval.measures.margin",
+    "metaeval.measures.gradients",
+    "metaeval.measures.attacked",
+)
 """Modules of ours, each with a tuple `MEASURES`; other packages name a class as `metaeval.measures`."""
 
 GROUP = "metaeval.measures"

@@ -46,7 +46,7 @@ confidence = "95"
 
 SAID = [
     (
-        "2:1: titel: unknown key; the study file takes analysis, data, models, report, schema_version, "
+        "2:1: titel: unknown key; the study file takes analysis, data, measures, models, report, schema_version, "
         "study, threat_models"
     ),
     "5:1: study.sead: unknown key; [study] takes name, precision, seed, title; did you mean 'seed'?",
