@@ -14,6 +14,7 @@ from metaeval.analysis.reading import (
     norm_dataset,
     norms,
     references,
+    seed,
     wish,
 )
 from metaeval.errors import UsageError
@@ -140,7 +141,7 @@ def correlations(cube: xr.DataTree) -> xr.Dataset:
     whole_x, whole_y = (np.flatnonzero(~np.isnan(side.values).any(axis=0)) for side in (x, y))
     if len(whole_x) and len(whole_y) and len(group) >= 2:
         p[np.ix_(whole_x, whole_y)] = correlation.largest_by_chance(
-            x.values[:, whole_x], y.values[:, whole_y]
+            x.values[:, whole_x], y.values[:, whole_y], seed=seed(cube)
         )
     found = found.assign(p=(("measure", "notion"), p))
     found = found.assign_coords(measure=x["measure"].values, notion=y["notion"].values)
