@@ -10,8 +10,9 @@ from metaeval.errors import Problem, StudyError, unknown
 from metaeval.measures import registry
 from metaeval.measures.spec import Measure
 from metaeval.sources.data import open_data
+from metaeval.study.measures import MeasuresTable
 from metaeval.study.plan import Cost, MeasurePlan
-from metaeval.study.schema import MeasuresTable, Study
+from metaeval.study.schema import Study
 
 
 def plan_measures(study: Study, *, samples: int) -> tuple[list[MeasurePlan], list[Problem]]:

@@ -32,6 +32,7 @@ from metaeval.study.inputs import (
     Table,
     TrainModel,
 )
+from metaeval.study.measures import MeasuresTable
 from metaeval.study.origin import Origin
 from metaeval.study.positions import Loc
 
@@ -85,17 +86,14 @@ class ThreatModel(Table):
     attack: tuple[AttackTable, ...] = ()
 
 
-class MeasuresTable(Table):
-    """``[measures]``: which generalization measures are computed, and how."""
+class CrossingsTable(Table):
+    """``[analysis] crossings``: how certain a crossing of two robustness curves must be."""
 
-    families: tuple[fields.Text, ...] = Field(default=(), description="all measures of these families")
-    names: tuple[fields.Text, ...] = Field(default=(), description="single measures")
-    train_samples: fields.Samples = Field(
-        default=5000,
-        description="how many of the training samples measures look at, drawn at random, or 'all'",
+    margin: fields.Number = Field(
+        default=0.02, gt=0, lt=1, description="the lead for which the largest number of crossings is bounded"
     )
-    settings: dict[str, fields.FreeTable] = Field(
-        default={}, description="settings beyond the defaults, one table per measure; the measure checks them"
+    confidence: fields.Number = Field(
+        default=0.95, gt=0, lt=1, description="that none of a norm's crossings is a false one"
     )
 
 
@@ -107,6 +105,17 @@ class AnalysisTable(Table):
     )
     family: str = Field(default="architecture", description="what groups models: a column of /models")
     confidence: fields.Number = Field(default=0.95, gt=0, lt=1, description="the confidence of intervals")
+    seed: fields.Seed | None = Field(default=None, description="the seed of resampling; default: the study's")
+    models: tuple[fields.Text, ...] = Field(
+        default=(), description="only these models; * and ? stand for anything; default: all"
+    )
+    classes: tuple[fields.Text, ...] = Field(default=(), description="only samples of these classes")
+    attacks: tuple[fields.Text, ...] = Field(
+        default=(), description="only these attacks; the worst case is theirs"
+    )
+    crossings: CrossingsTable = Field(
+        default=CrossingsTable(), description="how certain a crossing of two robustness curves must be"
+    )
 
     @field_validator("family", mode="before")
     @classmethod
