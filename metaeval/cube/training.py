@@ -62,7 +62,10 @@ def write_training(
 ) -> None:
     """Write a model's logits (sample, logit), then the record that vouches for them."""
     task, index = _task(model), store.models.index(model)
-    values: dict[str, npt.NDArray[Any]] = {"prediction": _predictions(logits), "logits": logits}
+    values: dict[str, npt.NDArray[Any]] = {
+        "prediction": _predictions(logits),
+        "logits": arrays.canonical(logits),
+    }
     store.journal.begin(task)
     for name, value in values.items():
         _array(store, name)[index] = value

@@ -314,7 +314,10 @@ class Measuring:
             seconds=time.monotonic() - started,
             versions=versions(),
         )
-        return logits, evaluator.forwards
+        stored = self._stored_training(name, model)
+        if stored is None:
+            raise OSError("the outputs on the training samples could not be stored")
+        return stored, evaluator.forwards
 
 
 def _stored(value: Value, data: str, seconds: float) -> Entry:
