@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from metaeval.analysis import correlation, curves, shift_notions
@@ -19,6 +20,7 @@ from metaeval.analysis.reading import (
 )
 from metaeval.errors import UsageError
 
+FloatArray = npt.NDArray[np.float64]
 # Columns of the models' table that are results and not properties.
 NOT_PROPERTIES = ("published_accuracy",)
 
@@ -96,17 +98,50 @@ def measures(cube: xr.DataTree) -> xr.DataArray:
                 numbers = variable.astype(np.float64)
                 counted = variable.dtype.kind in "iu"  # -1 = not known
                 columns[str(name)] = _by_name(numbers.where(numbers >= 0) if counted else numbers, names)
-    if "measures" in cube.children and "value" in cube.children["measures"].data_vars:
-        value = norm_dataset(cube, "measures")["value"]
-        scopes = value["scope"].values if "scope" in value.dims else [None]
-        for measure in value["measure"].values:
-            for scope in scopes:
-                at = value.sel(measure=measure) if scope is None else value.sel(measure=measure, scope=scope)
-                label = str(measure) if len(scopes) == 1 else f"{measure} ({scope})"
-                columns[label] = _by_name(at, names)
+    for label, value in _stored_measures(cube).items():
+        columns[label] = _by_name(value["value"], names)
     said = {name: column for name, column in columns.items() if not column.isnull().all()}
     values = np.stack([column.values for column in said.values()], axis=1)
     return xr.DataArray(values, {"model": names, "measure": list(said)}, ("model", "measure"))
+
+
+def _stored_measures(cube: xr.DataTree) -> dict[str, xr.Dataset]:
+    """Return each measure of the cube, one scope each, over (model)."""
+    if "measures" not in cube.children or "value" not in cube.children["measures"].data_vars:
+        return {}
+    group = norm_dataset(cube, "measures")
+    scopes = group["scope"].values if "scope" in group.dims else [None]
+    found = {}
+    for measure in group["measure"].values:
+        for scope in scopes:
+            at = group.sel(measure=measure) if scope is None else group.sel(measure=measure, scope=scope)
+            if not at["value"].isnull().all():
+                found[str(measure) if len(scopes) == 1 else f"{measure} ({scope})"] = at
+    return found
+
+
+def with_errors(cube: xr.DataTree) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Return values and standard errors over the models of each measure that has standard errors."""
+    names = [str(name) for name in clean_accuracy(cube)["model"].values]
+    return {
+        label: (
+            shift_notions.by_model(stored["value"], names),
+            shift_notions.by_model(stored["standard_error"], names),
+        )
+        for label, stored in _stored_measures(cube).items()
+        if "standard_error" in stored and not stored["standard_error"].isnull().all()
+    }
+
+
+def measure_families(cube: xr.DataTree) -> dict[str, tuple[str, int]]:
+    """Return the family and the expected sign (0 = none) of each measure, named as in `measures`."""
+    return {
+        label: (
+            str(stored.coords["family"].item()) if "family" in stored.coords else "",
+            int(stored.coords["expected_sign"].item()) if "expected_sign" in stored.coords else 0,
+        )
+        for label, stored in _stored_measures(cube).items()
+    }
 
 
 def families(cube: xr.DataTree) -> list[str]:
