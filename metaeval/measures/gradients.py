@@ -19,7 +19,7 @@ FIRST = "The first so many samples of the scope."
 
 
 class _Gradients(Measure):
-    family = "gradients"
+    family = "gradient"
     needs: ClassVar[tuple[str, ...]] = ("gradients",)
     invariance: ClassVar[tuple[str, ...]] = ("layer rescaling", "node rescaling")
     scoped = True

@@ -18,7 +18,7 @@ from metaeval.measures import registry
 from metaeval.measures.spec import INVARIANCES, NEEDS, Context, Measure, Split, Value
 
 FROM_LOGITS = sorted(m.name for m in registry.measures().values() if m.needs == ("logits",))
-HERE = ("performance", "uncertainty", "calibration", "margin", "gradients")  # families that these tests know
+HERE = ("performance", "uncertainty", "calibration", "margin", "gradient")  # families that these tests know
 MEASURES = [m for m in registry.measures().values() if m.family in HERE]
 
 

@@ -49,7 +49,7 @@ attacks = ["apgd-ce"]
 [measures]
 train_samples = 100
 """
-ALL = 'families = ["performance", "uncertainty", "calibration", "margin", "gradients", "attacked"]'
+ALL = 'families = ["performance", "uncertainty", "calibration", "margin", "gradient", "attacked"]'
 FEW = 'names = ["accuracy", "log_loss", "weight_gradient_norm"]'
 CODES = {code: name for name, code in MEASURE_STATUS.items()}
 
@@ -229,7 +229,7 @@ expect = false
 
 def test_a_model_whose_logits_are_not_finite(tmp_path: Path) -> None:
     text = STUDY.replace("[[threat", write_checkpoint(tmp_path, broken=True) + "[[threat", 1)
-    run(tmp_path, 'families = ["performance", "uncertainty", "calibration", "margin", "gradients"]', text)
+    run(tmp_path, 'families = ["performance", "uncertainty", "calibration", "margin", "gradient"]', text)
     group = measured(tmp_path).sel(model="loaded", scope="clean")
     reason = "logits of 40 of 40 samples are not finite"
     for name in ("log_loss", "ece", "logit_margin", "input_margin"):
