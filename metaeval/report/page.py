@@ -66,6 +66,7 @@ def render(cube: xr.DataTree) -> str:
     """Return the page of a cube as HTML."""
     figures = make_figures(cube)
     charts = any(figure.spec for figure in figures)
+    said = [*findings(cube), *(figure.finding for figure in figures if figure.finding)]
     return Template(_asset("page.html")).substitute(
         policy=POLICY,
         version=escape(__version__),
@@ -73,7 +74,7 @@ def render(cube: xr.DataTree) -> str:
         style=_asset("report.css"),
         about=_summary(cube),
         legend=legend(cube) if charts else "",
-        findings="".join(f"<li>{sentence}</li>" for sentence in findings(cube)),
+        findings="".join(f"<li>{sentence}</li>" for sentence in said),
         sure=how_sure(cube),
         figures="".join(figure_html(figure, models(cube)) for figure in figures),
         measures=measures_section(cube),
