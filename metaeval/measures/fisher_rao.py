@@ -67,5 +67,5 @@ def fisher_rao_norm(context: Context, *, samples: int) -> Value:
     if len(rows) == len(split.y) or value == 0:
         return Value(value, forwards=len(rows))
     share = 1 - len(rows) / len(split.y)
-    error = math.sqrt(float(squares.var(ddof=1)) / len(rows) * share) / (2 * value)
-    return Value(value, error, value - NORMAL * error, value + NORMAL * error, forwards=len(rows))
+    spread = math.sqrt(float(squares.var(ddof=1)) / len(rows) * share) / (2 * value)
+    return Value(value, spread, value - NORMAL * spread, value + NORMAL * spread, forwards=len(rows))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -219,26 +221,29 @@ class _Reader:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         if name == "linear":
-            scale, before = self._factors_before(source, dims=1, channels=-1)
+            scale, before = self._factors_before(source, lambda factor, _: _per_channel(factor, -1))
+            shape = self.shapes[before][1:]
+            if scale is None and self._is_flattening(before):
+                scale, _ = self._factors_before(
+                    before.args[0], lambda factor, size: factor.expand(size).flatten()
+                )
             weight = weight if scale is None else weight * scale
-            return Layer(
-                str(node.meta["name"]), "linear", weight, self.shapes[before][1:], self.shapes[node][1:]
-            )
+            return Layer(str(node.meta["name"]), "linear", weight, shape, self.shapes[node][1:])
         dims = CONVOLUTIONS.index(name) + 1
         given: dict[str, Any] = dict(
             zip(("stride", "padding", "dilation", "groups"), node.args[3:], strict=False)
         )
         stride, dilation = (_each(given.get(key, 1), dims) for key in ("stride", "dilation"))
         padding = _padding(given.get("padding", 0), weight.shape[2:], dilation)
-        mode = "constant"
+        mode, per_channel = "constant", lambda factor, _: _per_channel(factor, -dims - 1)
         groups = int(given.get("groups", 1))
-        scale, before = self._factors_before(source, dims=dims, channels=0)
+        scale, before = self._factors_before(source, per_channel)
         if (widths := _pads(before, dims)) and not any(width for pair in padding for width in pair):
             self.taken.add(before)
             padding, mode = widths, str(before.args[2]) if len(before.args) > 2 else "constant"
             inner = before.args[0]
             assert isinstance(inner, fx.Node)
-            earlier, before = self._factors_before(inner, dims=dims, channels=0)
+            earlier, before = self._factors_before(inner, per_channel)
             scale = earlier if scale is None else scale if earlier is None else scale * earlier
         if scale is not None:
             weight = weight * _by_input_channel(scale, weight, groups)
@@ -255,10 +260,19 @@ class _Reader:
             groups,
         )
 
+    def _is_flattening(self, node: fx.Node) -> bool:
+        """Tell whether a node makes one row of each input, which nobody else reads."""
+        if operation(node) not in ("flatten", "view", "reshape") or len(node.users) != 1:
+            return False
+        return self.shapes[node] == (1, math.prod(self.shapes[node.all_input_nodes[0]]))
+
     def _factors_before(
-        self, node: fx.Node, *, dims: int, channels: int
+        self, node: Any, accept: Callable[[torch.Tensor, tuple[int, ...]], torch.Tensor | None]
     ) -> tuple[torch.Tensor | None, fx.Node]:
-        """Return the constant factors per channel right before a map, and the node that they apply to."""
+        """Return the product of the constant factors right before a map, and the node that they apply to.
+
+        `accept` makes one dimension of a factor for inputs of a shape, or refuses it.
+        """
         scale: torch.Tensor | None = None
         while node in self.live and len(node.users) == 1 and not node.meta.get("batch norm"):
             name = operation(node)
@@ -269,10 +283,10 @@ class _Reader:
                 break
             if name in ("mul", "div"):
                 factor = self._factor(node)
-                if factor is None or not _is_per_channel(factor, dims, channels):
+                factor = None if factor is None else accept(factor, self.shapes[node][1:])
+                if factor is None:
                     break
                 self.taken.add(node)
-                factor = factor.reshape(-1)
                 scale = factor if scale is None else scale * factor
             elif name not in ("add", "sub") or _is_batch_norm(node):
                 break
@@ -294,12 +308,11 @@ def _is_swish(node: fx.Node) -> bool:
     )
 
 
-def _is_per_channel(factor: torch.Tensor, dims: int, channels: int) -> bool:
-    if factor.numel() == 1:
-        return True
-    if channels == -1:
-        return factor.numel() == factor.shape[-1]
-    return factor.ndim > dims and factor.shape[-dims - 1] == factor.numel()
+def _per_channel(factor: torch.Tensor, channels: int) -> torch.Tensor | None:
+    """Return a factor as one number per channel (or one for all); None if it varies otherwise."""
+    single = factor.numel() == 1
+    varies = not single and (factor.ndim < -channels or factor.shape[channels] != factor.numel())
+    return None if varies else factor.reshape(-1)
 
 
 def _by_input_channel(scale: torch.Tensor, weight: torch.Tensor, groups: int) -> torch.Tensor:
