@@ -18,7 +18,8 @@ BLOCK = 2  # nearly equal singular values come in pairs, which a single vector t
 COLUMNS = 240
 MEMORY = 2**29  # bytes for the basis
 APPLICATIONS = 3000
-COARSE, FINE = 1e-7, 1e-10  # relative error in the squared singular value, estimated from the residual
+CHECKED = 1.06  # growth of the basis between two looks at its Ritz values
+COARSE, FINE = 1e-8, 1e-11  # relative error in the squared singular value, estimated from the residual
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def _top(gram: Gram, start: torch.Tensor, tolerance: float, columns: int) -> _To
     while True:
         basis = start.new_zeros((columns, size))
         projected = torch.zeros((columns, columns), dtype=torch.float64, device=start.device)
-        used, block, scale = 0, _orthonormal(start, 0.0), 0.0
+        used, check, scale, block = 0, 0, 0.0, _orthonormal(start, 0.0)
         while True:
             count, end = len(block), used + len(block)
             basis[used:end] = block
@@ -238,18 +239,22 @@ def _top(gram: Gram, start: torch.Tensor, tolerance: float, columns: int) -> _To
             image -= again.T @ basis[:end]
             projected[:end, used:end] = (coefficients + again).double()
             projected[used:end, :end] = projected[:end, used:end].T.clone()
-            values, vectors = torch.linalg.eigh(projected[:end, :end])
-            value = float(values[-1])
-            residual = float((image.T.double() @ vectors[used:end, -1]).norm())
-            rest = float(values[-1 - BLOCK]) if end > BLOCK else 0.0
-            gap = max(value - rest, residual, torch.finfo(torch.float64).tiny)
-            error = residual * min(1.0, residual / gap) / max(value, torch.finfo(torch.float64).tiny)
             used = end
             block = _orthonormal(image, tiny * scale)
             if len(block):  # normalizing magnified what rounding left of the basis
                 block = _orthonormal(block - (block @ basis[:used].T) @ basis[:used], 0.5)
+            spent = applications >= APPLICATIONS or used + len(block) > columns
+            if used < check and len(block) and not spent:
+                continue
+            check = int(CHECKED * used)
+            values, vectors = torch.linalg.eigh(projected[:used, :used])
+            value = float(values[-1])
+            residual = float((image.T.double() @ vectors[used - count : used, -1]).norm())
+            rest = float(values[-1 - BLOCK]) if used > BLOCK else 0.0
+            gap = max(value - rest, residual, torch.finfo(torch.float64).tiny)
+            error = residual * min(1.0, residual / gap) / max(value, torch.finfo(torch.float64).tiny)
             exhausted = not len(block) or residual <= tiny * max(value, scale)
-            if exhausted or error <= tolerance or used + len(block) > columns or applications >= APPLICATIONS:
+            if exhausted or error <= tolerance or spent:
                 break
         keep = vectors[:, -min(BLOCK + 1, used) :].T.to(basis.dtype)
         start = keep @ basis[:used]
