@@ -208,7 +208,8 @@ def small() -> None:
         words = ", ".join(f"{key} {value}" for key, value in options.items())
         print(
             f"| {channels[0]} to {channels[1]}, {size} x {size}, {words} "
-            f"| {matrix.shape[1]} x {matrix.shape[0]} | {mine.seconds:.2f} | {mine.forwards} + {mine.adjoints} | {abs(mine.value / truth - 1):.0e} "
+            f"| {matrix.shape[1]} x {matrix.shape[0]} "
+            f"| {mine.seconds:.2f} | {mine.forwards} + {mine.adjoints} | {abs(mine.value / truth - 1):.0e} "
             f"| {spent:.2f} | {spent / mine.seconds:.0f} |"
         )
 
