@@ -131,15 +131,17 @@ def _chosen(module: nn.Module, perturb: str) -> dict[str, Tensor]:
 def fold(module: nn.Module, *, neutral: bool = False) -> tuple[nn.Module, str]:
     """Return a copy with each batch norm folded into the layer before it, and a note on what is left.
 
+    A module without batch norm is returned as it is.
+
     Raises
     ------
     Unsupported
         If there is batch norm and the module cannot be traced.
     """
-    module = copy.deepcopy(module).eval()
     norms = {name for name, part in module.named_modules() if isinstance(part, _BatchNorm)}
     if not norms:
         return module, ""
+    module = copy.deepcopy(module)
     try:
         graph = fx.Tracer().trace(module)
     except Exception as error:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from metaeval.measures import perturbed, sigma_search
 from metaeval.measures.average_sharpness import AverageRelativeSharpness
-from metaeval.measures.gradient_norms import InputGradientNorm, WeightGradientNorm
 from metaeval.measures.spec import Context, Measure, Scalar, Split, Undefined, Value
 from metaeval.measures.worst_case import (
     AdaptiveWorstCaseSharpness,
@@ -43,8 +42,8 @@ CONVENTION = (
     'With convention = "dziugaite2020": sigma as the published reference code defines it, whose noise has '
     "the standard deviation sigma^2 (magnitude-aware: sigma^2 w^2 + e^2) on all parameters, biases and "
     "neutralised batch norm (scale 1, shift 0) included, and the value is the square root of the measure "
-    "over the number of training samples. The reference searches in (0, 2), stops within .01 of the target and "
-    "takes a rise of accuracy for a fall; where these act, its numbers are not of its definition and differ."
+    "over the number of training samples. The reference searches in (0, 2), stops within .01 of the target "
+    "and takes a rise of accuracy for a fall; where these act, its numbers differ."
 )
 
 # The standard deviation of the noise on a weight, by convention and whether it is magnitude-aware.
@@ -291,8 +290,6 @@ MEASURES: tuple[type[Measure], ...] = (
     WorstCaseMagnitudeSharpness,
     AdaptiveWorstCaseSharpness,
     AverageRelativeSharpness,
-    WeightGradientNorm,
-    InputGradientNorm,
 )
 
 

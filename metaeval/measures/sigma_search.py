@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ FIRST, MOST = 8, 64  # draws at one sigma while localising
 SURE = 3.0  # standard errors
 OFFSETS = (-0.3, -0.1, 0.1, 0.3)  # of the points around the root, in log sigma
 OFF_CENTRE, FARTHEST = 0.2, 0.6  # a root farther from the centre moves it, and by how much at most
-SMALLEST, FITTED = 32, 128  # draws at a new centre, and before an interval is believed
+PILOT, FITTED = 64, 128  # draws that place the points, and before an interval is believed
 FITTED_WELL = 0.95  # an accuracy below it gives drops of both signs
 SPARE = 1.2  # draws beyond those that the interval so far asks for: many looks would stop at small ones
 RESAMPLES = 1000
@@ -86,26 +85,34 @@ def search(
     if accuracy <= target:
         raise Undefined(f"an accuracy of {accuracy:.3g} cannot fall by {target:g}")
     place = localise(drop, target)
-    samples = _Samples(drop, target, first=MOST)
-    centre, size = place.root, SMALLEST
+    used, centre, size = 0, place.root, PILOT
+    samples = _Samples(drop, target, centre)
     while True:
-        samples.add(centre, min(size, draws - samples.draws))
-        fit = samples.fit(centre)
-        left = draws - samples.draws
+        for _ in range(min(size, draws - used)):
+            samples.add(MOST + used)
+            used += 1
+        fit = samples.fit()
+        left = draws - used
         off = abs(fit.root - centre) if fit else math.inf
         if not left and off > FARTHEST:
             raise Undefined(
                 f"no sigma with a drop of {target:g} found near {math.exp(centre):.3g} with {draws} draws"
             )
-        if fit is None or (left and (off > OFF_CENTRE or fit.draws < FITTED)):
-            centre, size = samples.moved(centre, fit), SMALLEST
+        if fit is None or (left > PILOT and (samples.draws < FITTED or off > OFF_CENTRE)):
+            centre = samples.better_centre(fit)
+            if samples.draws < FITTED:
+                # The pilot only places the points: draws that chose their own centre would bias the fit.
+                samples = _Samples(drop, target, centre)
+                size = FITTED if off <= FARTHEST else PILOT
+            else:
+                samples.move(centre)
+                size = PILOT
             continue
         error, lower, upper = samples.interval(fit, bootstrap=accuracy < FITTED_WELL, seed=seed)
         half = (upper - lower) / 2
         if half <= rtol or not left:
             break
-        centre = fit.root if fit.draws < 2 * FITTED else centre
-        size = max(math.ceil(fit.draws * min(SPARE * (half / rtol) ** 2 - 1, 1.0)), SMALLEST)
+        size = max(math.ceil(samples.draws * min(SPARE * (half / rtol) ** 2 - 1, 1.0)), len(OFFSETS))
     short = f"half-width of log sigma {half:.2g} after {draws} draws" if half > rtol else ""
     return Sigma(
         fit.root,
@@ -113,7 +120,7 @@ def search(
         lower,
         upper,
         fit.slope,
-        place.draws + samples.draws,
+        place.draws + used,
         "; ".join(part for part in (place.rise, short) if part),
     )
 
@@ -174,81 +181,88 @@ def _rise(rises: list[tuple[float, float]]) -> str:
 class _Fit:
     root: float
     slope: float
-    draws: int
-    centre: float
-    points: tuple[float, ...]
 
 
-@dataclass
 class _Samples:
-    """The draws of the second stage: no two points share one."""
+    """Draws at four points around a centre, and around those before it; no two points share one."""
 
-    drop: Drop
-    target: float
-    first: int
-    draws: int = 0
-    values: defaultdict[float, list[float]] = field(default_factory=lambda: defaultdict(list))
+    def __init__(self, drop: Drop, target: float, centre: float) -> None:
+        self.drop, self.target = drop, target
+        self.points: list[float] = []
+        self.values: list[list[float]] = []
+        self.move(centre)
 
-    def add(self, centre: float, count: int) -> None:
-        for _ in range(count):
-            point = centre + OFFSETS[self.draws % len(OFFSETS)]
-            self.values[point].append(self.drop(self.first + self.draws, math.exp(point)))
-            self.draws += 1
+    @property
+    def draws(self) -> int:
+        return sum(map(len, self.values))
 
-    def fit(self, centre: float) -> _Fit | None:
-        points = tuple(p for p in self.values if abs(p - centre) <= OFFSETS[-1] + OFF_CENTRE)
-        totals, counts = self._sums(points)
-        root, slope = _fit(np.array(points) - centre, totals, counts, self.target)
+    def move(self, centre: float) -> None:
+        """Place four new points; draws far from them are forgotten."""
+        kept = [i for i, p in enumerate(self.points) if abs(p - centre) <= FARTHEST and self.values[i]]
+        self.centre = centre
+        self.values = [[] for _ in OFFSETS] + [self.values[i] for i in kept]
+        self.points = [centre + offset for offset in OFFSETS] + [self.points[i] for i in kept]
+
+    def add(self, k: int) -> None:
+        point = k % len(OFFSETS)
+        self.values[point].append(self.drop(k, math.exp(self.points[point])))
+
+    def fit(self) -> _Fit | None:
+        root, slope = _fit(self._x(), *self._sums(), self.target)
         if not math.isfinite(root) or slope < FLATTEST:
             return None
-        return _Fit(float(root) + centre, float(slope), int(counts.sum()), centre, points)
+        return _Fit(self.centre + float(root), float(slope))
 
-    def moved(self, centre: float, fit: _Fit | None) -> float:
-        """Return the next centre: towards the root of the fit, else towards the target by the mean drop."""
+    def better_centre(self, fit: _Fit | None) -> float:
+        """Return the root of the fit, or a step towards the target by the mean drop, at most `FARTHEST`."""
         if fit is not None:
-            return centre + float(np.clip(fit.root - centre, -FARTHEST, FARTHEST))
-        near = [value for offset in OFFSETS for value in self.values[centre + offset]]
-        return centre + math.copysign(FARTHEST / 2, self.target - float(np.mean(near)))
+            return self.centre + float(np.clip(fit.root - self.centre, -FARTHEST, FARTHEST))
+        totals, counts = self._sums()
+        return self.centre + math.copysign(FARTHEST, self.target - float(totals.sum() / counts.sum()))
 
     def interval(self, fit: _Fit, *, bootstrap: bool, seed: int) -> tuple[float, float, float]:
         """Return the standard error of the root and its 95 % interval."""
         if bootstrap:
-            return self._bootstrap(fit, seed)
-        x = np.array(fit.points) - fit.centre
-        _, counts = self._sums(fit.points)
-        means = self.target * np.exp(fit.slope * (x + fit.centre - fit.root))
-        spread = np.array(
-            [np.sum((np.array(self.values[p]) - m) ** 2) for p, m in zip(fit.points, means, strict=True)]
-        )
+            return self._bootstrap(seed)
+        x, (_, counts) = self._x(), self._sums()
+        means = self.target * np.exp(fit.slope * (self.centre + x - fit.root))
+        spread = np.array([np.sum((np.array(v) - m) ** 2) for v, m in zip(self.values, means, strict=True)])
         design = np.stack([np.ones_like(x), x])
         bread = np.linalg.inv((design * counts * means) @ design.T)
-        covariance = bread @ ((design * spread) @ design.T) @ bread * fit.draws / (fit.draws - 2)
-        gradient = np.array([-1.0, -(fit.root - fit.centre)]) / fit.slope
+        free = self.draws - len(design)
+        covariance = bread @ ((design * spread) @ design.T) @ bread * self.draws / free
+        gradient = np.array([-1.0, self.centre - fit.root]) / fit.slope
         error = math.sqrt(gradient @ covariance @ gradient)
-        reach = float(stdtrit(fit.draws - 2, 0.975)) * error
-        return error, fit.root - reach, fit.root + reach
-
-    def _bootstrap(self, fit: _Fit, seed: int) -> tuple[float, float, float]:
-        random = np.random.default_rng([seed, fit.draws])
-        _, counts = self._sums(fit.points)
-        totals = np.stack(
-            [
-                random.choice(self.values[point], size=(RESAMPLES, len(self.values[point]))).sum(axis=1)
-                for point in fit.points
-            ],
-            axis=1,
+        # Fieller 1954: the root is a ratio, and its interval is not symmetric where the slope is uncertain.
+        level = fit.slope * (self.centre - fit.root)
+        t = float(stdtrit(free, 0.975)) ** 2
+        c, b, a = (
+            level**2 - t * covariance[0, 0],
+            level * fit.slope - t * covariance[0, 1],
+            fit.slope**2 - t * covariance[1, 1],
         )
-        roots, slopes = _fit(np.array(fit.points) - fit.centre, totals, counts, self.target)
+        if a <= 0:
+            return error, -math.inf, math.inf
+        reach = math.sqrt(max(b * b - a * c, 0.0))
+        return error, self.centre + (-b - reach) / a, self.centre + (-b + reach) / a
+
+    def _bootstrap(self, seed: int) -> tuple[float, float, float]:
+        random = np.random.default_rng([seed, self.draws])
+        totals = [random.choice(v, size=(RESAMPLES, len(v))).sum(axis=1) for v in self.values]
+        _, counts = self._sums()
+        roots, slopes = _fit(self._x(), np.stack(totals, axis=1), counts, self.target)
         good = np.isfinite(roots) & (slopes >= FLATTEST)
         if good.mean() < FITTED_WELL:
             return math.nan, -math.inf, math.inf
-        roots = roots[good] + fit.centre
+        roots = roots[good] + self.centre
         lower, upper = np.quantile(roots, [0.025, 0.975])
         return float(roots.std(ddof=1)), float(lower), float(upper)
 
-    def _sums(self, points: tuple[float, ...]) -> tuple[Floats, Floats]:
-        values = [self.values[point] for point in points]
-        return np.array([sum(v) for v in values], float), np.array([len(v) for v in values], float)
+    def _x(self) -> Floats:
+        return np.array(self.points) - self.centre
+
+    def _sums(self) -> tuple[Floats, Floats]:
+        return np.array([sum(v) for v in self.values]), np.array([len(v) for v in self.values], float)
 
 
 def _fit(x: Floats, totals: Floats, counts: Floats, target: float) -> tuple[Floats, Floats]:
