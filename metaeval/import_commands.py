@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Turn published results into cubes, which `metaeval report` shows like any other.",
+    help="Turn published results into cubes; `metaeval report` shows them like any other.",
 )
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="The files to read.")]
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", envvar="METAEVAL_OUTPUT", help="Folder for the cube; default: reports/<name>."
+        "--output", "-o", envvar="METAEVAL_OUTPUT", help="Folder for the cube; default: in reports/."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -32,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 def robustbench(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="RobustBench's model_info: folder, zip or JSON files."),
+        typer.Argument(metavar="PATH...", help="RobustBench's model_info: folder, zip, JSON files."),
     ],
     dataset: Annotated[str | None, typer.Option(help="Only this data set, such as cifar10.")] = None,
     threat_model: Annotated[
@@ -80,9 +80,7 @@ def table(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A table of accuracies (CSV).")],
     mapping: Annotated[
         Path | None,
-        typer.Option(
-            help="What the columns mean (TOML); default: known names, every other column a test set."
-        ),
+        typer.Option(help="What the columns mean (TOML); without it their names decide."),
     ] = None,
     output: Output = None,
     as_json: AsJson = False,

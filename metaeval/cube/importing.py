@@ -15,7 +15,7 @@ import zarr
 
 from metaeval.cube import arrays
 from metaeval.cube.files import read_json
-from metaeval.cube.layout import CUBE, FORMAT, GROUPS, MODELS_DTYPES, STATUS, Variable, variable
+from metaeval.cube.layout import CUBE, FORMAT, GROUPS, MODELS_DTYPES, STATUS, Attribute, Variable, variable
 from metaeval.errors import UsageError
 from metaeval.hashing import hash_array, hash_json
 from metaeval.outcomes import NORMS
@@ -34,7 +34,7 @@ SHIFT_SAMPLES = "samples/shifts/"
 _FIELD = Variable(("field",), "string", "", True)
 _SEVERITY = Variable(("severity",), "int64", -1, True, {"long_name": "0 where the shift has none"})
 _SHIFT = Variable(("shift",), "string", "", True)
-_CODES = {"flag_values": list(STATUS.values()), "flag_meanings": " ".join(STATUS)}
+_CODES: dict[str, Attribute] = {"flag_values": list(STATUS.values()), "flag_meanings": " ".join(STATUS)}
 
 
 def _count_status(*dims: str) -> Variable:
@@ -152,7 +152,8 @@ def write(
         If the folder holds results of a run.
     """
     target = Path(directory) / CUBE
-    if target.exists() and provenance_of(directory) is None or (Path(directory) / "journal").exists():
+    ours = not target.exists() or provenance_of(directory) is not None
+    if not ours or (Path(directory) / "journal").exists():
         raise UsageError(f"{directory} holds results of a run, which an import never replaces; give --output")
     scratch = target.with_name(f".{CUBE}.{os.getpid()}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -233,15 +234,16 @@ def damaged(directory: str | os.PathLike[str]) -> list[str]:
 
 def contents(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return one row per group of an imported cube: its arrays and sizes."""
-    tree = zarr.open_group(Path(directory) / CUBE, mode="r", use_consolidated=False)
+    path = Path(directory) / CUBE
     places = (provenance_of(directory) or {}).get("checksums", {})
     rows = []
     for name in dict.fromkeys(place.rpartition("/")[0] for place in places):
         own = [place.rpartition("/")[2] for place in places if place.rpartition("/")[0] == name]
         sizes: dict[str, int] = {}
         for key in own:
-            array = tree[f"{name}/{key}"]
-            sizes.update(zip(array.metadata.dimension_names, array.shape, strict=True))
+            shape = zarr.open_array(path, path=f"{name}/{key}", mode="r").shape
+            described = table_of(name)[key].dims if name != "models" else ("model",)
+            sizes.update(zip(described, shape, strict=True))
         rows.append(
             {
                 "group": f"/{name}",

@@ -36,7 +36,7 @@ class Finding:
 
 
 def verify(directory: str | os.PathLike[str]) -> list[Finding]:
-    """Check a cube without changing it; an empty list means that every number is what was computed or imported.
+    """Check a cube without changing it; an empty list means that every number is as computed or imported.
 
     Needs the layout lock, shared. Damaged tasks are computed again by the next run of the study; damaged
     axes and aggregates are written anew by the next run or report.

@@ -12,9 +12,12 @@ from metaeval import registry
 from metaeval.analysis.reading import wish
 
 FIGURES = {
+    "published": "metaeval.report.charts.published:figures",
     "reference": "metaeval.report.charts.reference:figures",
     "curves": "metaeval.report.charts.curves:figures",
     "classes": "metaeval.report.charts.classes:figures",
+    "published-classes": "metaeval.report.charts.published_classes:figures",
+    "published-shifts": "metaeval.report.charts.published_shifts:figures",
     "cascade": "metaeval.report.charts.cascade:figures",
     "cost": "metaeval.report.charts.cost:figures",
 }

@@ -49,8 +49,8 @@ def read(
             notes.append(f"Rows of {label} without a JSON file are left out: {', '.join(strangers)}.")
         column = "corruptions_3d_accuracy" if label.endswith("_3d.csv") else "corruptions_accuracy"
         notes += _compare(label, found, names, models, columns.get(column))
-        for row, cells in found.items():
-            for key, value in cells.items():
+        for row, numbers in found.items():
+            for key, value in numbers.items():
                 values.setdefault(key, {})[names[row]] = value
     shifts = list(dict.fromkeys(shift for shift, _ in values))
     severities = sorted({severity for _, severity in values})
@@ -58,8 +58,8 @@ def read(
     for (shift, severity), cells in values.items():
         for model, value in cells.items():
             if model:
-                place_of = shifts.index(shift), severities.index(severity)
-                accuracy[models.index(model), 0, place_of[0], place_of[1]] = value
+                at = models.index(model), 0, shifts.index(shift), severities.index(severity)
+                accuracy[at] = value
     there = ~np.isnan(accuracy).all(axis=(1, 3))
     group = {
         "model": models,

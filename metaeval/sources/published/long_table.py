@@ -27,6 +27,7 @@ from metaeval.study.numbers import parse_epsilon
 
 CLEAN = "clean"
 WORST_CASE = "worst-case"
+UNKNOWN = {"robust_accuracy": math.nan, "correct": -1, "count_status": NOT_PRINTED}
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read(rows: Lines, header: Sequence[str], mapping: Mapping, problems: Problem
     if shifted:
         group = _counted(shifted, ("model", "class", "shift", "severity"), models, classes, unit, "accuracy")
         groups["shifts"] = (
-            group | {"kind": ["test set"] * len(group["shift"])} | _status(group, "accuracy", 3)
+            group | {"kind": ["test set"] * len(group["shift"])} | _status(group, "accuracy", axis=2)
         )
     if mapping.claims:
         groups["claims"] = _claims(mapping.claims)
@@ -160,11 +161,11 @@ def _check(found: Sequence[Number], mapping: Mapping, problems: Problems) -> Non
         before = seen.setdefault(number.place, number.line)
         if before != number.line:
             problems.add("row", f"it says the same as line {before}: {number.model}", line=number.line)
-        key = (number.class_, number.shift, number.severity)
-        if totals.setdefault(key, number.total) != number.total:
+        where = (number.class_, number.shift, number.severity)
+        if totals.setdefault(where, number.total) != number.total:
             problems.add(
                 cell_name(mapping, "total"),
-                f"{number.total} samples of {number.class_}, {totals[key]} in a row before",
+                f"{number.total} samples of {number.class_}, {totals[where]} in a row before",
                 line=number.line,
             )
         if number.stage and number.epsilon is None:
@@ -183,7 +184,7 @@ def _check(found: Sequence[Number], mapping: Mapping, problems: Problems) -> Non
 
 
 def _names(found: Sequence[Number], key: str) -> list[str]:
-    """Return names in order of appearance; classes that are numbers by number, the class of all last."""
+    """Return names in order of appearance; classes that are numbers by number."""
     names = list(dict.fromkeys(getattr(number, key) for number in found))
     if key == "class_" and all(name.isdigit() for name in names):
         names.sort(key=int)
@@ -222,30 +223,29 @@ def _norm(found: Sequence[Number], models: list[str], classes: list[str], unit: 
     labels = {number.epsilon: number.label for number in reversed(last)}
     attacks = group["attack"]
     if WORST_CASE not in attacks:
-        for name in ("robust_accuracy", "correct", "count_status"):
+        for name in UNKNOWN:
             # The worst of several attacks is a matter of single samples; that of one attack is its own.
-            first = group[name] if len(attacks) == 1 else np.full_like(group[name][..., :1], group[name].dtype.type(
-                np.nan if name == "robust_accuracy" else -1 if name == "correct" else NOT_PRINTED))  # fmt: skip
+            own = group[name][..., :1]
+            first = own if len(attacks) == 1 else np.full_like(own, UNKNOWN[name])
             group[name] = np.concatenate([first, group[name]], axis=-1)
         attacks = [WORST_CASE, *attacks]
     else:
         order = [attacks.index(WORST_CASE), *(i for i, a in enumerate(attacks) if a != WORST_CASE)]
         attacks = [attacks[i] for i in order]
-        group |= {name: group[name][..., order] for name in ("robust_accuracy", "correct", "count_status")}
+        group |= {name: group[name][..., order] for name in UNKNOWN}
     group |= {
         "attack": attacks,
         "epsilon_label": [labels[value] for value in group["epsilon"]],
         "inferred": np.where(group["correct"] >= 0, 0, -1),
     }
-    group |= _status(group, "robust_accuracy", 1)
+    group |= _status(group, "robust_accuracy", axis=3)
     group["members"] = (group["status"] == 1) & (np.arange(len(attacks)) > 0)
     return group | _stages(found, stages, models, group["epsilon"])
 
 
-def _status(group: dict[str, Any], name: str, sum_over: int) -> dict[str, Any]:
-    """Return status and reason over (model, attack) or (model, shift)."""
-    kept = 3 if sum_over == 1 else 2
-    others = tuple(axis for axis in range(1, 4) if axis != kept)
+def _status(group: dict[str, Any], name: str, *, axis: int) -> dict[str, Any]:
+    """Return status and reason over (model, attack) or (model, shift), the latter on an axis."""
+    others = tuple(other for other in (1, 2, 3) if other != axis)
     there = ~np.isnan(group[name]).all(axis=others)
     whole = (group["correct"] >= 0).all(axis=others)
     reason = np.where(whole, "", "the counts of some classes are not printed or not recoverable")
@@ -284,7 +284,6 @@ def _claims(claims: Sequence[Claim]) -> dict[str, Any]:
         "claim": [str(i) for i in range(len(claims))],
         **columns,
         "class": [claim.class_ for claim in claims],
-        "where": [claim.where for claim in claims],
         "printed": [_signed(claim.printed) for claim in claims],
         "place": [float(last_place(claim.printed)) for claim in claims],
     }
@@ -301,15 +300,15 @@ def _summary(found: Sequence[Number], unit: str) -> tuple[dict[str, int], list[s
     totals = [number for number in found if number.total is not None]
     counts = {"results": printed, "not printed": statuses.count(NOT_PRINTED)}
     notes = [
-        "There are no per-sample outcomes: what is compared on the same samples (paired tests, crossings, drops "
-        "with intervals, worst cases of several attacks) cannot be computed."
+        "There are no per-sample outcomes: what is compared on the same samples (paired tests, crossings, "
+        "drops with intervals, worst cases of several attacks) cannot be computed."
     ]
     if not totals:
         return counts, [*notes, "The table gives no numbers of samples: no interval can be computed."]
     recovered = statuses.count(RECOVERED)
     counts["counts recovered"] = recovered
     notes.append(
-        f"Of {printed} printed shares {recovered} are k of the given number of samples for exactly one count k "
+        f"Of {printed} printed shares {recovered} are k of the given number of samples for exactly one k "
         "(within one unit of the last printed place) and are used as counts."
     )
     lost = {NO_COUNT: "fit no count", SEVERAL_COUNTS: "fit several counts"}

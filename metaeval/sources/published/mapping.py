@@ -77,7 +77,7 @@ class Setting(_Table):
         return value
 
     def match(self, column: str) -> tuple[str, int] | None:
-        """Return shift and severity (0 without one) that a column's name says, None if it has another form."""
+        """Return shift and severity (0 without one) of a column's name, None if it has another form."""
         pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+?)", re.escape(self.pattern))
         found = re.fullmatch(pattern.replace("(?P<severity>.+?)", "(?P<severity>[0-9]{1,6})"), column)
         if not found:
@@ -124,7 +124,7 @@ class Mapping(_Table):
     skip: tuple[str, ...] = Field((), strict=False)
     settings: tuple[Setting, ...] = Field((), strict=False)
     columns: Columns = Columns()  # type: ignore[call-arg]  # pydantic's aliases
-    constants: Constants = Constants()
+    constants: Constants = Constants()  # type: ignore[call-arg]
     claims: tuple[Claim, ...] = Field((), strict=False)
 
 

@@ -77,8 +77,8 @@ def read(
         }
     warnings = [text for name in sets if (text := wrong_order(name, *coded[name], len(names)))]
     notes = [
-        "Samples of different test sets are not paired with each other; models are compared on the same samples.",
-        "No attack and no logits are in the files: nothing is said of adversarial robustness and calibration.",
+        "Samples of different test sets are not paired; models are compared on the same samples.",
+        "The files hold no attacks and no logits: nothing is said of adversarial robustness and calibration.",
     ]
     absent = [f"{m} on {n}" for n in sets for m in models if m not in sets[n].predictions]
     if absent:
@@ -165,8 +165,8 @@ def _coded(
             word = str(value).strip()
             if word not in cache:
                 number = _whole(word)
-                inside = number is not None and 0 <= number < len(names)
-                cache[word] = place.get(word, number if inside else -2)  # type: ignore[arg-type]
+                outside = number is None or not 0 <= number < len(names)
+                cache[word] = place.get(word, -2 if number is None or outside else number)
             codes.append(-1 if missing(value) else cache[word])
             if codes[-1] == -2 or (needed and codes[-1] == -1):
                 allowed = f"0 to {len(names) - 1}" + (

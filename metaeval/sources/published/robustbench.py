@@ -199,8 +199,9 @@ def _published(board: Leaderboard) -> Published:
         counts["corruption results"] = cells
     notes.insert(
         0,
-        "The files hold one accuracy per model and no number of samples, no classes and no per-sample outcomes: "
-        "no interval over test samples, paired test, accuracy per class or robustness curve can be computed.",
+        "The files hold one accuracy per model and no number of samples, no classes and no per-sample "
+        "outcomes: no interval over test samples, paired test, accuracy per class or robustness curve can be "
+        "computed.",
     )
     options = {"dataset": board.dataset, "threat_model": board.threat}
     title = f"RobustBench's published results: {board.dataset}, {board.threat}"

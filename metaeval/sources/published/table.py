@@ -103,10 +103,9 @@ def _guess(table: Rows) -> Mapping:
     if value is None or not keys:
         model = "model" if "model" in table.header else table.header[0]
         clean = next((name for name in ("clean", "clean_accuracy") if name in table.header), None)
-        return Mapping(layout="wide", model=model, clean=clean)
+        return Mapping.model_validate({"layout": "wide", "model": model, "clean": clean})
     columns = Columns.model_validate({"value": value, **{name: name for name in keys}})
-    unit: Any = VALUES[value]
-    return Mapping(layout="long", unit=unit, columns=columns)
+    return Mapping.model_validate({"layout": "long", "unit": VALUES[value], "columns": columns})
 
 
 def _with_unit(mapping: Mapping, table: Rows, path: Path) -> Mapping:

@@ -101,7 +101,7 @@ def _npz(path: Path, problems: Problems) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {_plain(name): archive[name] for name in archive.files}
-    except (*DAMAGE, KeyError) as error:
+    except DAMAGE as error:
         raise problems.fail("file", f"the npz file cannot be read: {error}") from None
 
 

@@ -65,14 +65,15 @@ def read(rows: Lines, header: Sequence[str], mapping: Mapping, problems: Problem
         }
     if places:
         groups["shifts"] = _shifts(models, shares, places)
-    holes = sum(np.isnan(column).sum() for column in shares.values())
-    cells = len(models) * len(results)
+    size = len(models) * len(results)
+    given = size - int(sum(np.isnan(column).sum() for column in shares.values()))
     empty = [name for name, column in shares.items() if np.isnan(column).all()]
     notes = [
         "The table holds one accuracy per model and test set and no number of samples, no classes and no "
-        "per-sample outcomes: no interval over test samples, paired test or accuracy per class can be computed.",
-        f"{cells - holes:,} of {cells:,} results are given ({100 * (1 - holes / cells):.0f} %); the others are "
-        "missing and stay so.",
+        "per-sample outcomes: no interval over test samples, paired test or accuracy per class can be "
+        "computed.",
+        f"{given:,} of {size:,} results are given ({100 * given / size:.0f} %); the others are missing and "
+        "stay so.",
     ]
     if empty:
         notes.append(f"Columns without any result: {', '.join(empty)}.")
@@ -84,8 +85,8 @@ def read(rows: Lines, header: Sequence[str], mapping: Mapping, problems: Problem
     counts = {
         "models": len(models),
         "settings": len(results),
-        "results": int(cells - holes),
-        "holes": int(holes),
+        "results": given,
+        "holes": size - given,
     }
     return Content(models, numbers(columns), groups, counts, notes)
 
