@@ -277,9 +277,8 @@ def _property(name: str, rows: Lines, mapping: Mapping, problems: Problems) -> l
 
 
 def _claims(claims: Sequence[Claim]) -> dict[str, Any]:
-    columns = {
-        key: [getattr(claim, key) for claim in claims] for key in ("quantity", "model", "epsilon", "stage")
-    }
+    same = ("quantity", "model", "epsilon", "stage", "where")
+    columns = {key: [getattr(claim, key) for claim in claims] for key in same}
     return {
         "claim": [str(i) for i in range(len(claims))],
         **columns,

@@ -36,9 +36,7 @@ def share(value: Any, unit: str = "percent", most: float | None = 1.0) -> float:
     exact = parse_fraction(value) / UNITS[unit]
     if exact < 0 or (most is not None and exact > most):
         allowed = f"0 to {most * UNITS[unit]:g}" if most is not None else "0 or more"
-        raise ValueError(
-            f"{value} is no share in {unit}s: {allowed} is allowed".replace("percents", "percent")
-        )
+        raise ValueError(f"{value} is no accuracy ({unit}): {allowed} is allowed")
     return float(exact)
 
 

@@ -42,7 +42,7 @@ TEXTS = {
     "link": "link",
     "footnote": "footnote",
 }
-OTHERS = ("dataset", "eps", "additional_data", "number_forward_passes", "unreliable")
+OTHERS = ("name", "dataset", "eps", "additional_data", "number_forward_passes", "unreliable")
 KNOWN = (*SHARES, *TEXTS, *OTHERS)
 
 

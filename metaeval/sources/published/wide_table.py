@@ -72,8 +72,10 @@ def read(rows: Lines, header: Sequence[str], mapping: Mapping, problems: Problem
         "The table holds one accuracy per model and test set and no number of samples, no classes and no "
         "per-sample outcomes: no interval over test samples, paired test or accuracy per class can be "
         "computed.",
-        f"{given:,} of {size:,} results are given ({100 * given / size:.0f} %); the others are missing and "
-        "stay so.",
+        f"All {size:,} results are given."
+        if given == size
+        else f"{given:,} of {size:,} results are given ({100 * given / size:.0f} %); the others are missing "
+        "and stay so.",
     ]
     if empty:
         notes.append(f"Columns without any result: {', '.join(empty)}.")
