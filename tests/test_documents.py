@@ -20,6 +20,7 @@ import pytest
 from test_house import WITHOUT_TORCH
 
 import metaeval
+from metaeval.sources.published.mapping import read_mapping
 from metaeval.study import load_study
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +129,9 @@ def test_studies_of_the_documents_can_be_loaded(quickstart: Path, tmp_path: Path
                 (tmp_path / "test.npz").touch()
                 (tmp_path / "small.safetensors").touch()
                 assert load_study(path).models
+            elif "layout" in text:
+                (tmp_path / "mapping.toml").write_text(text)
+                assert read_mapping(tmp_path / "mapping.toml").claims
 
 
 @pytest.mark.timeout(900)

@@ -97,9 +97,9 @@ def _labels(path: Path) -> np.ndarray[Any, Any]:
 
 
 def _npz(path: Path, problems: Problems) -> dict[str, Any]:
-    read_bytes(path)
+    content = io.BytesIO(read_bytes(path))  # of a damaged path numpy would leave the file open
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(content, allow_pickle=False) as archive:
             return {_plain(name): archive[name] for name in archive.files}
     except DAMAGE as error:
         raise problems.fail("file", f"the npz file cannot be read: {error}") from None
