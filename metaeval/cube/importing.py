@@ -67,6 +67,7 @@ _SHIFTS: dict[str, Variable] = {
     "kind": Variable(("shift",), "string", "", True),
     "accuracy": Variable(_SHIFTED, "float64", float("nan"), attributes={"units": "fraction"}),
     "correct": Variable(_SHIFTED, "int64", -1),
+    "log_loss": Variable(_SHIFTED, "float64", float("nan"), attributes={"units": "nat"}),
     "total": Variable(("class", "shift", "severity"), "int64", -1),
     "count_status": _count_status(*_SHIFTED),
     "status": Variable(("model", "shift"), "uint8", 0, attributes=_CODES),
@@ -167,7 +168,8 @@ def write(
             kind, values[name] = arrays.typed(column)
             described[name] = MODELS_DTYPES[kind]
         checksums = _write_group(tree, "models", described, values, {})
-        for name, content in groups.items():
+        for name, given in groups.items():
+            content = {**_unknown(name, given), **given}
             table = {key: table_of(name)[key] for key in content}
             checksums |= _write_group(tree, name, table, content, (attributes or {}).get(name, {}))
         said = {**provenance, "checksums": checksums}
@@ -178,6 +180,13 @@ def write(
     os.replace(new, target)
     shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _unknown(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what every cube of a run has and published results never have, as not known."""
+    if group == "shifts":
+        return {"log_loss": np.full(np.shape(given["accuracy"]), np.nan)}
+    return {"inferred": np.full(np.shape(given["correct"]), -1)} if group in NORMS else {}
 
 
 def table_of(group: str) -> dict[str, Variable]:
