@@ -56,22 +56,24 @@ class ShiftSamples:
     logits: Mapping[str, Logits]
 
 
-def ensure_shift(store: CubeStore, name: str, axes: ShiftAxes) -> None:
-    """Give a shift its place: what is new is appended.
+def ensure_shifts(store: CubeStore, shifts: Mapping[str, ShiftAxes]) -> None:
+    """Give shifts their place, by name: what is new is appended.
 
     Other samples than the stored ones, or another kind of shift, replace them: what models answered on
     those is then computed anew.
     """
-    if axes.kind not in KINDS:
-        raise ValueError(f"{axes.kind!r} is no kind of shift")
-    if any(not -1 <= position < len(store.axes.ids) for position in axes.clean):
-        raise ValueError(f"{name}: originals that are not samples of the cube")
-    known = store.axes.shifts.get(name)
-    merged = known.merged(axes) if known else None
-    if known and merged is None:
-        arrays.drop_consolidated(store.path)
-        arrays.remove_group(store.path, SHIFT_GROUP + name)
-    store.axes.shifts[name] = merged or axes
+    for name, axes in shifts.items():
+        if axes.kind not in KINDS:
+            raise ValueError(f"{axes.kind!r} is no kind of shift")
+        if any(not -1 <= position < len(store.axes.ids) for position in axes.clean):
+            raise ValueError(f"{name}: originals that are not samples of the cube")
+    for name, axes in shifts.items():
+        known = store.axes.shifts.get(name)
+        merged = known.merged(axes) if known else None
+        if known and merged is None:
+            arrays.drop_consolidated(store.path)
+            arrays.remove_group(store.path, SHIFT_GROUP + name)
+        store.axes.shifts[name] = merged or axes
     store._save_and_grow()
 
 

@@ -18,7 +18,7 @@ from metaeval.cube.opening import open_cube
 from metaeval.cube.selection import Selection, ShiftSelection
 from metaeval.cube.shift_axes import ShiftAxes
 from metaeval.cube.shift_store import (
-    ensure_shift,
+    ensure_shifts,
     fail_shift_task,
     read_shift_task,
     shift_samples,
@@ -89,8 +89,8 @@ def selection(store: CubeStore, samples: int | None = None) -> Selection:
 @pytest.fixture
 def store(tmp_path: Path) -> CubeStore:
     store = build_store(tmp_path, samples=SAMPLES)
-    ensure_shift(store, "fog", paired(SAMPLES, [3, 1]))
-    ensure_shift(store, "new.1", other_set())
+    ensure_shifts(store, {"fog": paired(SAMPLES, [3, 1])})
+    ensure_shifts(store, {"new.1": other_set()})
     return store
 
 
@@ -158,7 +158,7 @@ def test_a_class_is_known_when_all_its_samples_are(store: CubeStore) -> None:
 
 def test_growth_by_severity_model_and_sample_keeps_what_is_there(store: CubeStore) -> None:
     before = write(store, "first", "fog")
-    ensure_shift(store, "fog", paired(800, [5]))
+    ensure_shifts(store, {"fog": paired(800, [5])})
     store.ensure_models(["third"])
     store.ensure_samples(
         [f"test/{i:05d}.png" for i in range(2100)],
@@ -167,7 +167,7 @@ def test_growth_by_severity_model_and_sample_keeps_what_is_there(store: CubeStor
         store.class_names,
         3,
     )
-    ensure_shift(store, "fog", paired(2100, [1]))
+    ensure_shifts(store, {"fog": paired(2100, [1])})
     again = CubeStore.open(store.directory)
     assert again.axes.shifts["fog"].severities == [3, 1, 5]
     assert len(again.axes.shifts["fog"].ids) == 2100
@@ -194,7 +194,7 @@ def test_growth_by_severity_model_and_sample_keeps_what_is_there(store: CubeStor
 def test_other_samples_replace_the_stored_ones(store: CubeStore) -> None:
     write(store, "first", "new.1")
     changed = replace(other_set(20), hashes=[f"{i + 5:032x}" for i in range(20)])
-    ensure_shift(store, "new.1", changed)
+    ensure_shifts(store, {"new.1": changed})
     again = CubeStore.open(store.directory)
     assert again.axes.shifts["new.1"].hashes == changed.hashes
     assert read_shift_task(again, shift_task("first", "new.1", 0), "i") is None
@@ -205,7 +205,7 @@ def test_other_samples_replace_the_stored_ones(store: CubeStore) -> None:
 
 
 def test_attacked_copies_have_distances(store: CubeStore) -> None:
-    ensure_shift(store, "fgsm", replace(paired(300, [0]), kind="attacked", norm="linf"))
+    ensure_shifts(store, {"fgsm": replace(paired(300, [0]), kind="attacked", norm="linf")})
     values = {**answers(1, 300, 0), "distance": np.linspace(0, 0.1, 300)[None]}
     task = shift_task("first", "fgsm", 0)
     write_shift_task(store, task, values, identity="i", settings={})
@@ -217,7 +217,7 @@ def test_attacked_copies_have_distances(store: CubeStore) -> None:
     assert "distance" not in open_cube(store.directory)["samples/shifts/fog"]
     rebuild(store, selection(store))
     assert open_cube(store.directory)["shifts"]["norm"].values.tolist() == ["", "", "linf"]
-    ensure_shift(store, "fgsm", paired(300, [1]))  # now a corruption: nothing is left of the other
+    ensure_shifts(store, {"fgsm": paired(300, [1])})  # now a corruption: nothing is left of the other
     assert "distance" not in open_cube(store.directory)["samples/shifts/fgsm"]
 
 
@@ -262,9 +262,9 @@ def test_the_wrong_values_are_refused(store: CubeStore) -> None:
         with pytest.raises(ValueError, match=message):
             write_shift_task(store, task, values, identity="i", settings={})
     with pytest.raises(ValueError, match="kind"):
-        ensure_shift(store, "x", replace(other_set(), kind="weather"))
+        ensure_shifts(store, {"x": replace(other_set(), kind="weather")})
     with pytest.raises(ValueError, match="not samples of the cube"):
-        ensure_shift(store, "x", replace(other_set(), clean=[SAMPLES] * 50))
+        ensure_shifts(store, {"x": replace(other_set(), clean=[SAMPLES] * 50)})
     with pytest.raises(UsageError, match=r"severity 4 of fog, 60 samples of new\.1, shift 'snow'"):
         rebuild(
             store,
