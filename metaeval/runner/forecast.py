@@ -17,6 +17,7 @@ from metaeval.runner.cache import is_trained
 from metaeval.runner.devices import fitting_threads
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import duration
+from metaeval.runner.shift_forecast import HEADER, is_recorded, shift_cells, shift_rows
 from metaeval.study.plan import Cost, Task
 
 TIMED_ROWS = 64
@@ -67,6 +68,7 @@ class Forecast:
     attacks: tuple[dict[str, Any], ...]
     evidence_bytes: int = 0
     missing: tuple[str, ...] = ()
+    shifts: tuple[dict[str, Any], ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -109,6 +111,8 @@ class Forecast:
                 for a in [attack, *_stage_rows(attack)]
             ],
         )
+        if self.shifts:
+            lines += ["", *_table(HEADER, [shift_cells(row) for row in self.shifts])]
         lines += [
             "",
             *_table(
@@ -152,16 +156,20 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         if entry.architecture_identity not in speeds:
             speeds[entry.architecture_identity] = time_model(entry.build(), shape, device)
         tasks = prepared.tasks(entry.name)
+        shift_tasks = prepared.shift_tasks(entry.name)
         open_tasks = [task for task in tasks if not _recorded(journal, task, prepared)]
-        cost = sum((task.cost for task in open_tasks), Cost())
+        open_shifts = [task for task in shift_tasks if not is_recorded(journal, task)]
+        count, total = len(open_tasks) + len(open_shifts), len(tasks) + len(shift_tasks)
+        costs = [task.cost for task in open_tasks] + [task.cost for task in open_shifts]
+        cost = sum(costs, Cost())
         to_train = entry.needs_training and not is_trained(entry, prepared.training_data)
-        training = prepared.training_cost(entry) if tasks and to_train else Cost()
+        training = prepared.training_cost(entry) if total and to_train else Cost()
         models[entry.name] = ModelForecast(
             entry.name,
             speeds[entry.architecture_identity],
             training,
-            len(open_tasks),
-            len(tasks) - len(open_tasks),
+            count,
+            total - count,
             cost,
         )
     attacks = tuple(
@@ -195,7 +203,13 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         if not file.path.is_file()
     )
     return Forecast(
-        prepared.study.study.name, prepared.plan.samples, models, attacks, evidence_bytes, missing
+        prepared.study.study.name,
+        prepared.plan.samples,
+        models,
+        attacks,
+        evidence_bytes,
+        missing,
+        tuple(shift_rows(prepared)),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from metaeval.attacks import catalogue
 from metaeval.attacks.presets import OWN, PRESETS, stages_of
 from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
+from metaeval.runner.shift_plan import ShiftPlan, ShiftTask, plan_shifts, shift_tasks
 from metaeval.sources.data import Dataset, Samples, open_data, take
 from metaeval.sources.models import ModelEntry, expand_models
 from metaeval.study.checks import unknown_preset
@@ -31,6 +32,7 @@ class Prepared:
     samples: Samples
     entries: tuple[ModelEntry, ...]
     only: str | None = None
+    shifts: tuple[ShiftPlan, ...] = ()
 
     @cached_property
     def training_data(self) -> Dataset:
@@ -45,6 +47,15 @@ class Prepared:
         """Return the tasks of one model that were asked for."""
         return [task for task in self.plan.tasks(model) if self.only is None or _matches(task, self.only)]
 
+    def shift_tasks(self, model: str) -> list[ShiftTask]:
+        """Return the tasks of one model on shifts that were asked for."""
+        tasks = shift_tasks(self.shifts, model)
+        return [task for task in tasks if self.only is None or fnmatch.fnmatchcase(task.title, self.only)]
+
+    def asked(self, model: str) -> bool:
+        """Tell whether any task of a model was asked for."""
+        return bool(self.tasks(model) or self.shift_tasks(model))
+
 
 def prepare(study: Study, *, only: str | None = None, limit: int | None = None) -> Prepared:
     """Resolve a study's data, models and attacks into a plan.
@@ -52,14 +63,14 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     Parameters
     ----------
     only : str, optional
-        Pattern of ``model/norm/attack``; tasks that do not match are left out.
+        Pattern of ``model/norm/attack`` or ``model/shift/name``; tasks that do not match are left out.
     limit : int, optional
         Use only the first samples of the study.
 
     Raises
     ------
     StudyError
-        With every problem found: in the data, the models, the attacks.
+        With every problem found: in the data, the models, the attacks, the shifts.
     """
     # Architectures may live beside the study file; last, so that they shadow no installed package.
     if str(study.base) not in sys.path:
@@ -68,6 +79,7 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     missing = True
     samples = None
     entries: list[ModelEntry] = []
+    shifts: tuple[ShiftPlan, ...] = ()
     try:
         data = open_data(study, study.data.split)
         samples = take(study, data, limit=limit)
@@ -77,6 +89,11 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     except StudyError as error:
         problems += error.problems
         missing = error.exit_code == 4
+    try:
+        shifts = plan_shifts(study, samples, limit=limit) if samples else ()
+    except StudyError as error:
+        problems += error.problems
+        missing = missing and error.exit_code == 4
     attacks, attack_problems = plan_attacks(
         study,
         classes=len(samples.class_names) if samples else None,
@@ -86,9 +103,10 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
         raise StudyError([*problems, *attack_problems], missing=missing and not attack_problems)
     assert samples is not None
     plan = Plan(len(samples.y), tuple(entry.name for entry in entries), tuple(attacks))
-    prepared = Prepared(study, plan, samples, tuple(entries), only)
-    if only and not any(prepared.tasks(model) for model in plan.models):
-        raise UsageError(f"--only {only!r} matches no task; tasks are named model/norm/attack")
+    prepared = Prepared(study, plan, samples, tuple(entries), only, shifts)
+    if only and not any(prepared.asked(model) for model in plan.models):
+        named = "model/norm/attack" + (" or model/shift/name" if shifts else "")
+        raise UsageError(f"--only {only!r} matches no task; tasks are named {named}")
     return prepared
 
 
@@ -108,7 +126,7 @@ def with_weights(prepared: Prepared, *, quiet: bool = False) -> Prepared:
         if not quiet:
             print(text, file=sys.stderr)
 
-    asked = [entry for entry in prepared.entries if prepared.tasks(entry.name)]
+    asked = [entry for entry in prepared.entries if prepared.asked(entry.name)]
     fetched = {entry.name: entry for entry in fetch_models(asked, note)}
     return replace(prepared, entries=tuple(fetched.get(entry.name, entry) for entry in prepared.entries))
 
