@@ -16,6 +16,7 @@ FIGURES = {
     "curves": "metaeval.report.charts.curves:figures",
     "classes": "metaeval.report.charts.classes:figures",
     "cascade": "metaeval.report.charts.cascade:figures",
+    "shifts": "metaeval.report.charts.shifts:figures",
     "cost": "metaeval.report.charts.cost:figures",
 }
 """Figures of ours by name, in the order of the page; other packages add theirs as `metaeval.figures`."""
