@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 from scipy import special
 
@@ -54,6 +55,21 @@ def from_cube(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
     ).transpose("model", "shift", "severity")
 
 
+def settings_table(cube: xr.DataTree) -> pd.DataFrame:
+    """Return one row per shift: `shift`, `kind`, `severities` and `settings` (JSON)."""
+    group = cube.children[GROUP].to_dataset(inherit=False)
+    there = (group["total"] >= 0).any("class").transpose("shift", "severity").values
+    severities = group["severity"].values
+    return pd.DataFrame(
+        {
+            "shift": group["shift"].values.astype(str),
+            "kind": group["kind"].values.astype(str),
+            "severities": [", ".join(str(s) for s in severities[row] if s) for row in there],
+            "settings": group["settings"].values.astype(str),
+        }
+    )
+
+
 def clean_differences(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
     """Return what models lose on each shift, averaged over its severities.
 
@@ -63,8 +79,9 @@ def clean_differences(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset
         `accuracy` on the shift and `clean` accuracy, of the same samples where they are `paired` (shift),
         else of the whole clean set; `difference` = accuracy - clean with `lower`, `upper`;
         `retained` = accuracy / clean; `log_loss_difference` (nats; higher is less robust); `effective`
-        robustness with `effective_lower`, `effective_upper`. NaN where the shift or the clean set is not evaluated in full;
-        the effective robustness also where it is not estimable, with the reason in `not_estimable` (shift).
+        robustness with `effective_lower`, `effective_upper`. NaN where the shift or the clean set is not
+        evaluated in full; the effective robustness also where it is not estimable, with the reason in
+        `not_estimable` (shift).
 
     Notes
     -----
