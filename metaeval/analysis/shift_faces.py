@@ -62,10 +62,10 @@ def settings_table(cube: xr.DataTree) -> pd.DataFrame:
     severities = group["severity"].values
     return pd.DataFrame(
         {
-            "shift": group["shift"].values.astype(str),
-            "kind": group["kind"].values.astype(str),
+            "shift": [str(value) for value in group["shift"].values],
+            "kind": [str(value) for value in group["kind"].values],
             "severities": [", ".join(str(s) for s in severities[row] if s) for row in there],
-            "settings": group["settings"].values.astype(str),
+            "settings": [str(value) for value in group["settings"].values],
         }
     )
 
