@@ -40,8 +40,8 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N sam
 Only = Annotated[
     str | None,
     typer.Option(
-        help="Run only the tasks that match this pattern of model/norm/attack, as in 'cnn*/linf/*' or "
-        "'*/measures/*'."
+        help="Run only the tasks that match this pattern of model/norm/attack, model/shift/name or "
+        "model/measures/name, as in 'cnn*/linf/*'."
     ),
 ]
 Device = Annotated[str, typer.Option(envvar="METAEVAL_DEVICE", help="auto, cpu, cuda or cuda:N.")]
@@ -63,6 +63,7 @@ class Listing(StrEnum):
     figures = "figures"
     measures = "measures"
     models = "models"
+    shifts = "shifts"
     studies = "studies"
 
 
@@ -309,7 +310,7 @@ def refine(
 
 @app.command("list")
 def list_command(what: Listing, as_json: AsJson = False) -> None:
-    """List what studies can name: attacks, data, figures, models, and the studies in ./studies."""
+    """List what studies can name: attacks, data, figures, models, shifts, and the studies in ./studies."""
     from metaeval.listing import LISTINGS
 
     rows = LISTINGS[what.value]()

@@ -78,6 +78,20 @@ def models() -> Rows:
     return sources + [{"kind": "architecture", "name": n, "home": f} for n, f in ARCHITECTURES.items()]
 
 
+def shifts() -> Rows:
+    """Return one row per source of shifts, and one per corruption that is generated or published."""
+    from metaeval.sources.shifts import SOURCES
+    from metaeval.study.schema import SHIFT_SOURCES
+    from metaeval.study.shift_inputs import CORRUPTIONS, FURTHER
+
+    rows: Rows = [
+        {"kind": "source", "name": name, "what": (SHIFT_SOURCES[name].__doc__ or "").strip()}
+        for name in SOURCES
+    ]
+    rows += [{"kind": "corruption", "name": name, "what": "generated and published"} for name in CORRUPTIONS]
+    return rows + [{"kind": "corruption", "name": name, "what": "published"} for name in FURTHER]
+
+
 def studies() -> Rows:
     """Return one row per study file in ./studies."""
     rows: Rows = []
@@ -93,6 +107,7 @@ LISTINGS: dict[str, Callable[[], Rows]] = {
     "figures": figures,
     "measures": measures,
     "models": models,
+    "shifts": shifts,
     "studies": studies,
 }
 

@@ -1,4 +1,4 @@
-"""From sample arrays and records to the published aggregates: `/clean`, one group per norm, `/cost`."""
+"""From sample arrays and records to the published aggregates: `/clean`, norms, `/cost`, `/shifts`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from metaeval.cube.journal import CLEAN, Task
 from metaeval.cube.layout import GROUPS, SHARD, STAGES, STATUS, WORST_CASE
 from metaeval.cube.measures import compute_measures
 from metaeval.cube.selection import NormSelection, Selection
+from metaeval.cube.shift_counts import missing_shifts, shift_values
 from metaeval.cube.stages import count_stages, stage_values
 from metaeval.cube.states import State, column_state, task_states, worst_case_state
 from metaeval.cube.store import CubeStore
@@ -50,7 +51,7 @@ def rebuild(store: CubeStore, selection: Selection) -> None:
         if name in selection.norms and selection.norms[name].cascade:
             attributes["cascade"] = selection.norms[name].cascade
         arrays.replace_group(store.path, name, variables, values, attributes)
-    for name in {*NORMS, "cost", "measures"} - set(groups):
+    for name in {*NORMS, "cost", "measures", "shifts"} - set(groups):
         arrays.remove_group(store.path, name)
     store.set_attributes({"selection": selection.to_json(), "journal": journal})
     arrays.consolidate(store.path)
@@ -74,6 +75,8 @@ def compute(store: CubeStore, selection: Selection, *, withdraw: bool = False) -
         groups["measures"] = compute_measures(
             store.journal, selection.measures, selection.models, store.class_names
         )
+    if selection.shifts:
+        groups["shifts"] = shift_values(store, selection, partial(read, None))
     return groups
 
 
@@ -91,6 +94,7 @@ def _check(store: CubeStore, selection: Selection) -> None:
         missing += [f"stage {name!r} in {norm}" for name in chosen.stages if name not in store.stages(norm)]
         known = set(store.epsilons(norm).tolist())
         missing += [f"epsilon {epsilon!r} in {norm}" for epsilon in chosen.epsilons if epsilon not in known]
+    missing += missing_shifts(store, selection)
     if missing:
         raise UsageError(f"the cube in {store.directory} does not have {', '.join(missing)}")
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from metaeval.cube.files import read_json, write_atomically
 from metaeval.cube.journal import epsilon_hex
 from metaeval.cube.layout import FORMAT, WORST_CASE
+from metaeval.cube.shift_axes import ShiftAxes
 from metaeval.errors import UsageError, unknown
 from metaeval.hashing import hash_json
 from metaeval.outcomes import NORMS
@@ -49,6 +50,7 @@ class Axes:
     class_names: list[str] = field(default_factory=list)
     logits: int = 0
     norms: dict[str, NormAxes] = field(default_factory=dict)
+    shifts: dict[str, ShiftAxes] = field(default_factory=dict)
 
     def add_models(self, names: Sequence[str]) -> None:
         """Append the models that are new."""
@@ -147,6 +149,9 @@ class Axes:
                 }
                 for norm, axes in self.norms.items()
             },
+            "shifts": {
+                name: axes.to_json(self.ids, self.hashes, self.labels) for name, axes in self.shifts.items()
+            },
         }
         content["sha256"] = hash_json(content)
         write_atomically(path, json.dumps(content, ensure_ascii=False).encode())
@@ -181,15 +186,9 @@ class Axes:
             )
             for norm, axes in content["norms"].items()
         }
-        return cls(
-            content["models"],
-            samples["ids"],
-            samples["hashes"],
-            samples["labels"],
-            content["class_names"],
-            content["logits"],
-            norms,
-        )
+        own = samples["ids"], samples["hashes"], samples["labels"]
+        shifts = {name: ShiftAxes.from_json(axes, *own) for name, axes in content.get("shifts", {}).items()}
+        return cls(content["models"], *own, content["class_names"], content["logits"], norms, shifts)
 
 
 def _distinct(kind: str, names: Sequence[str]) -> None:

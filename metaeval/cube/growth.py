@@ -10,17 +10,22 @@ import zarr
 
 from metaeval.cube import arrays
 from metaeval.cube.axes import Axes
-from metaeval.cube.layout import EVIDENCE, FORMAT, GROUPS, Variable, evidence
+from metaeval.cube.layout import EVIDENCE, FORMAT, GROUPS, SHIFT_GROUP, Variable, evidence, group_variables
+from metaeval.cube.shift_axes import ShiftAxes, shift_of
 
 
 def sample_groups(axes: Axes) -> list[str]:
     """Return the sample groups that these axes have."""
     clean = ["samples/clean"] if axes.class_names else []
-    return clean + [f"samples/{norm}" for norm in axes.norms]
+    norms = [f"samples/{norm}" for norm in axes.norms]
+    return clean + norms + [f"{SHIFT_GROUP}{name}" for name in axes.shifts]
 
 
 def variables(axes: Axes, group: str) -> dict[str, Variable]:
     """Return a sample group's arrays: the layout's, those of stages and adversarials where there are some."""
+    shift = _shift(axes, group)
+    if shift is not None:
+        return shift.variables()
     norm = axes.norms.get(group.removeprefix("samples/"))
     if norm is None:
         return GROUPS[group]
@@ -33,6 +38,9 @@ def variables(axes: Axes, group: str) -> dict[str, Variable]:
 def sizes(axes: Axes, group: str) -> dict[str, int]:
     """Return the size of each dimension of a sample group."""
     result = {"model": len(axes.models), "sample": len(axes.ids), "logit": axes.logits}
+    shift = _shift(axes, group)
+    if shift is not None:
+        result.update(sample=len(shift.ids), severity=len(shift.severities))
     norm = axes.norms.get(group.removeprefix("samples/"))
     if norm is not None:
         result.update(attack=len(norm.attacks), level=len(norm.epsilons), stage=len(norm.stages))
@@ -58,7 +66,7 @@ def grow(path: Path, axes: Axes) -> None:
     for group, name in changes:
         described = variables(axes, group)[name]
         node = root.require_group(group)
-        expected = arrays.coordinate_attribute(GROUPS[group])
+        expected = arrays.coordinate_attribute(group_variables(group))
         if dict(node.attrs) != expected:
             node.attrs.update(expected)
         _grow_array(node, axes, group, name, described)
@@ -111,6 +119,9 @@ def _coordinate(axes: Axes, group: str, name: str) -> Any:
         "input_hash": axes.hashes,
         "logit": range(size["logit"]),
     }
+    shift = _shift(axes, group)
+    if shift is not None:
+        values.update(shift.coordinates())
     norm = axes.norms.get(group.removeprefix("samples/"))
     if norm is not None:
         values.update(
@@ -121,3 +132,7 @@ def _coordinate(axes: Axes, group: str, name: str) -> Any:
             stage=norm.stages,
         )
     return list(values[name])
+
+
+def _shift(axes: Axes, group: str) -> ShiftAxes | None:
+    return axes.shifts.get(shift_of(group) or "")

@@ -22,6 +22,8 @@ STATUS = {"pending": 0, "ok": 1, "failed": 2, "skipped": 3}
 MEASURE_STATUS = {**STATUS, "undefined": 4, "unsupported": 5}
 FORMAT = 1
 CUBE = "cube.zarr"
+SHIFT = "shift"  # stands for the norm in tasks that evaluate models on a shifted test set
+SHIFT_GROUP = "samples/shifts/"
 
 Attribute = str | int | float | list[str] | list[int]
 
@@ -212,6 +214,25 @@ _MEASURES = {
     "reason": _text(*_MEASURED, long_name="why there is no value"),
     "note": _text(*_MEASURED, long_name="a caveat about this value"),
 }
+_SEVERITY = _count("severity", coordinate=True, long_name="severity of the shift; 0 where it has none")
+
+SAMPLES_SHIFT = {
+    "model": _MODEL,
+    "severity": _SEVERITY,
+    **_SAMPLE_COORDINATES,
+    "input_hash": _text("sample", coordinate=True, long_name="content hash of what the shift is made from"),
+    "clean": _count("sample", coordinate=True, long_name="the same sample in /samples/clean; -1 if none"),
+    "logit": _count("logit", coordinate=True),
+    "prediction": _count("model", "severity", "sample", long_name="predicted class"),
+    "logits": Variable(("model", "severity", "sample", "logit"), "float32", float("nan")),
+    "distance": _real(
+        "model",
+        "severity",
+        "sample",
+        long_name="norm of the perturbation of an attacked copy; 0 where the attack returned the input",
+    ),
+}
+"""The arrays of `/samples/shifts/<name>`, severities in order of arrival; `distance` of attacked copies."""
 
 GROUPS: dict[str, dict[str, Variable]] = {
     "clean": {
@@ -230,6 +251,33 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "seconds": _real("model", "norm", "attack", "stage", units="s"),
         "forwards": _count("model", "norm", "attack", "stage"),
         "backwards": _count("model", "norm", "attack", "stage"),
+    },
+    "shifts": {
+        "model": _MODEL,
+        "class": _CLASS,
+        "shift": _text("shift", coordinate=True),
+        "severity": _SEVERITY,
+        "kind": _text("shift", coordinate=True, long_name="corruption, test set, transformed or attacked"),
+        "norm": _text("shift", coordinate=True, long_name="norm of the perturbation of attacked copies"),
+        "settings": _text("shift", coordinate=True, long_name="resolved settings of the shift, JSON"),
+        "accuracy": _real(
+            "model", "class", "shift", "severity", units="fraction", long_name="correct / total"
+        ),
+        "correct": _count(
+            "model",
+            "class",
+            "shift",
+            "severity",
+            long_name="-1 until every sample of the class is predicted",
+        ),
+        "total": _count(
+            "class", "shift", "severity", long_name="samples of the class; -1 where there is no such severity"
+        ),
+        "log_loss": _real(
+            "model", "class", "shift", "severity", units="nat", long_name="mean cross-entropy of the class"
+        ),
+        "status": _code(("model", "shift"), {code: name for name, code in STATUS.items()}),
+        "reason": _text("model", "shift", long_name="why the shift is not ok"),
     },
     "measures": _MEASURES,
     "samples/clean": _SAMPLES_CLEAN,
@@ -265,7 +313,7 @@ def evidence(rank: int) -> Variable:
 
 
 # One task rewrites whole chunks of each sample array, and a new level only its own task's.
-_SAMPLE_CHUNKS = {"model": 1, "attack": 1, "sample": SHARD, "level": 64, "stage": 16}
+_SAMPLE_CHUNKS = {"model": 1, "attack": 1, "severity": 1, "sample": SHARD, "level": 64, "stage": 16}
 _SAMPLE_CHUNK_ITEMS = 2**23  # larger ones take fewer samples, so that one adversarial is read fast
 _AGGREGATE_CHUNK_ITEMS = 2**19
 
@@ -303,4 +351,9 @@ def chunk_shape(described: Variable, sizes: Mapping[str, int], *, growing: bool)
 
 def variable(group: str, name: str) -> Variable:
     """Return the table's entry for an array."""
-    return GROUPS[group][name]
+    return group_variables(group)[name]
+
+
+def group_variables(group: str) -> Mapping[str, Variable]:
+    """Return the table's entries for a group; every shift has its own group of samples."""
+    return SAMPLES_SHIFT if group.startswith(SHIFT_GROUP) else GROUPS[group]

@@ -15,7 +15,8 @@ import zarr
 from metaeval.cube import arrays
 from metaeval.cube.axes import Axes
 from metaeval.cube.journal import CLEAN, Record, Task
-from metaeval.cube.layout import EVIDENCE, SHARD
+from metaeval.cube.layout import EVIDENCE, SHARD, SHIFT
+from metaeval.cube.shift_arrays import read_shift
 from metaeval.hashing import hash_array
 from metaeval.outcomes import Cell
 
@@ -165,6 +166,8 @@ class SampleArrays:
         levels than the store's. `slabs` are the model's whole arrays, where they have been read already.
         Without `evidence`, adversarials are left where they are: they may fill the disk, not the memory.
         """
+        if task.norm == SHIFT:
+            return read_shift(self._path, self._axes, task, record)
         if not self._fits(task, record):
             return None
         index, start = self._index(task), task.shard * SHARD

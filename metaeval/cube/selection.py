@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from metaeval.cube.journal import CLEAN, Task
+from metaeval.cube.layout import SHIFT
 from metaeval.cube.measures import MeasureSelection
 
 
@@ -30,6 +31,18 @@ class NormSelection:
 
 
 @dataclass(frozen=True)
+class ShiftSelection:
+    """One shift's severities, in the study's order, and how many of its first samples count.
+
+    `identities` maps model to the identity of what the study wants, as `NormSelection.identities` does.
+    """
+
+    severities: tuple[int, ...]
+    samples: int
+    identities: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
 class Selection:
     """What the aggregates cover; stored in the cube, so that they can be rebuilt from the cube alone.
 
@@ -42,11 +55,15 @@ class Selection:
     norms: Mapping[str, NormSelection] = field(default_factory=dict)
     clean_identities: Mapping[str, str] | None = None
     measures: MeasureSelection | None = None
+    shifts: Mapping[str, ShiftSelection] = field(default_factory=dict)
 
     def identity(self, task: Task) -> str | None:
         """Return the identity that a task should have; None if any will do, "" (no record's) if not known."""
         if task.norm == CLEAN:
             return None if self.clean_identities is None else self.clean_identities.get(task.model, "")
+        if task.norm == SHIFT:
+            wanted = self.shifts[task.attack].identities
+            return None if wanted is None else wanted.get(task.model, "")
         identities = self.norms[task.norm].identities
         return None if identities is None else identities.get(task.model, {}).get(task.attack, "")
 
@@ -73,6 +90,14 @@ class Selection:
             )
             for norm, value in content.get("norms", {}).items()
         }
+        shifts = {
+            name: ShiftSelection(
+                tuple(int(severity) for severity in value["severities"]),
+                int(value["samples"]),
+                value.get("identities"),
+            )
+            for name, value in content.get("shifts", {}).items()
+        }
         measures = content.get("measures")
         return cls(
             tuple(content["models"]),
@@ -80,4 +105,5 @@ class Selection:
             norms,
             content.get("clean_identities"),
             None if measures is None else MeasureSelection.from_dict(measures),
+            shifts,
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from metaeval.cube.journal import CLEAN, Journal, Record, Task, covers
+from metaeval.cube.layout import SHIFT
 from metaeval.cube.selection import Selection
 from metaeval.cube.store import CubeStore
 
@@ -54,12 +55,20 @@ def task_state(
 def task_states(
     store: CubeStore, selection: Selection, model: str, norm: str, attack: str = ""
 ) -> list[State]:
-    """Return the states of a column's tasks, shard by shard; the norm is "clean" for the forward pass."""
-    hashes = store.sample_hashes
-    epsilons = () if norm == CLEAN else selection.norms[norm].epsilons
+    """Return the states of a column's tasks, shard by shard.
+
+    The norm is "clean" for the forward pass, "shift" for that on the shift which `attack` names.
+    """
+    hashes, samples = store.sample_hashes, selection.samples
+    epsilons: Sequence[float] = ()
+    if norm == SHIFT:
+        hashes, samples = store.axes.shifts[attack].hashes, selection.shifts[attack].samples
+        epsilons = selection.shifts[attack].severities
+    elif norm != CLEAN:
+        epsilons = selection.norms[norm].epsilons
     states = []
-    for shard in range(store.shards(selection.samples)):
-        task, rows = Task(model, norm, attack, shard), store.rows(shard, selection.samples)
+    for shard in range(store.shards(samples)):
+        task, rows = Task(model, norm, attack, shard), store.rows(shard, samples)
         states.append(task_state(store.journal, task, selection.identity(task), hashes[rows], epsilons))
     return one_identity(states)
 

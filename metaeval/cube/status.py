@@ -7,16 +7,19 @@ from collections import Counter
 from dataclasses import dataclass
 
 from metaeval.cube.journal import CLEAN, Task
+from metaeval.cube.layout import SHIFT
 from metaeval.cube.measures import MEASURES, measure_states
-from metaeval.cube.selection import NormSelection, Selection
+from metaeval.cube.selection import NormSelection, Selection, ShiftSelection
 from metaeval.cube.states import column_state, task_states
 from metaeval.cube.store import CubeStore
 
 
 @dataclass(frozen=True)
 class ColumnStatus:
-    """One column's tasks by status; the clean forward pass has the norm "clean" and no attack, a measure the
-    norm "measures", its name for an attack, and scopes for tasks (undefined or unsupported ones are skipped).
+    """One column's tasks by status.
+
+    The clean forward pass has the norm "clean" and no attack, a shift "shift" and its name, a measure
+    the norm "measures", its name, and scopes for tasks (undefined or unsupported ones are skipped).
 
     `interrupted` are those of `pending` that were being written when their process ended.
     """
@@ -49,6 +52,7 @@ def status(directory: str | os.PathLike[str]) -> list[ColumnStatus]:
     rows = []
     for model in selection.models:
         rows.append(_column(store, selection, model, CLEAN, ""))
+        rows += [_column(store, selection, model, SHIFT, name) for name in selection.shifts]
         for norm, chosen in selection.norms.items():
             rows += [_column(store, selection, model, norm, attack) for attack in chosen.attacks]
         rows += _measures(store, selection, model)
@@ -61,7 +65,11 @@ def everything(store: CubeStore) -> Selection:
         norm: NormSelection(tuple(store.attacks(norm)), tuple(store.epsilons(norm).tolist()))
         for norm in store.norms
     }
-    return Selection(tuple(store.models), len(store.sample_hashes), norms)
+    shifts = {
+        name: ShiftSelection(tuple(axes.severities), len(axes.ids))
+        for name, axes in store.axes.shifts.items()
+    }
+    return Selection(tuple(store.models), len(store.sample_hashes), norms, shifts=shifts)
 
 
 def _measures(store: CubeStore, selection: Selection, model: str) -> list[ColumnStatus]:

@@ -20,6 +20,7 @@ FIGURES = {
     "published-classes": "metaeval.report.charts.published_classes:figures",
     "published-shifts": "metaeval.report.charts.published_shifts:figures",
     "cascade": "metaeval.report.charts.cascade:figures",
+    "shifts": "metaeval.report.charts.shifts:figures",
     "predictors": "metaeval.report.charts.predictors:figures",
     "cost": "metaeval.report.charts.cost:figures",
 }

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from metaeval.analysis import tables, trust
+from metaeval.analysis import shift_faces, tables, trust
 from metaeval.analysis.reading import attributes, models, norms
 from metaeval.report import words
 from metaeval.report.tables import Cell, html_table
@@ -99,6 +99,9 @@ def provenance_section(cube: xr.DataTree) -> str:
         parts.append(
             "<h3>Attacks and their settings</h3>" + _frame(frame, "Attacks, settings, what is reduced")
         )
+    if shift_faces.has_shifts(cube):
+        frame = shift_faces.settings_table(cube)
+        parts.append("<h3>Distribution shifts and their settings</h3>" + _frame(frame, "Shifts and settings"))
     frame = tables.model_table(cube)
     if len(frame.columns) > 1:
         parts.append("<h3>Models</h3>")

@@ -19,6 +19,7 @@ from metaeval.runner.devices import fitting_threads
 from metaeval.runner.measure_plan import training_count
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import duration
+from metaeval.runner.shift_forecast import HEADER, is_recorded, shift_cells, shift_rows
 from metaeval.study.plan import Cost, Task
 
 TIMED_ROWS = 64
@@ -71,6 +72,7 @@ class Forecast:
     evidence_bytes: int = 0
     missing: tuple[str, ...] = ()
     measures: tuple[dict[str, Any], ...] = ()
+    shifts: tuple[dict[str, Any], ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -120,6 +122,8 @@ class Forecast:
                 for m in self.measures
             ]
             lines += ["", *_table(header, rows)]
+        if self.shifts:
+            lines += ["", *_table(HEADER, [shift_cells(row) for row in self.shifts])]
         lines += [
             "",
             *_table(
@@ -164,18 +168,23 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         if entry.architecture_identity not in speeds:
             speeds[entry.architecture_identity] = time_model(entry.build(), shape, device)
         tasks = prepared.tasks(entry.name)
+        shift_tasks = prepared.shift_tasks(entry.name)
         open_tasks = [task for task in tasks if not _recorded(journal, task, prepared)]
-        cost = sum((task.cost for task in open_tasks), Cost())
+        open_shifts = [task for task in shift_tasks if not is_recorded(journal, task)]
         asked = prepared.measures(entry.name)
         todo = [plan for plan in asked if read_record(journal, entry.name, plan.name) is None]
+        count = len(open_tasks) + len(open_shifts) + len(todo)
+        total = len(tasks) + len(shift_tasks) + len(asked)
+        costs = [task.cost for task in open_tasks] + [task.cost for task in open_shifts]
+        cost = sum(costs, Cost())
         to_train = entry.needs_training and not is_trained(entry, prepared.training_data)
-        training = prepared.training_cost(entry) if (tasks or asked) and to_train else Cost()
+        training = prepared.training_cost(entry) if total and to_train else Cost()
         models[entry.name] = ModelForecast(
             entry.name,
             speeds[entry.architecture_identity],
             training,
-            len(open_tasks) + len(todo),
-            len(tasks) + len(asked) - len(open_tasks) - len(todo),
+            count,
+            total - count,
             cost,
             sum((plan.cost for plan in todo), outputs if todo else Cost()),
         )
@@ -220,6 +229,7 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
             {"measure": m.name, "family": m.described["family"], "where": m.where, **asdict(m.cost)}
             for m in prepared.plan.measures
         ),
+        tuple(shift_rows(prepared)),
     )
 
 

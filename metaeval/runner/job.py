@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from metaeval.cube.layout import SHIFT
 from metaeval.cube.locks import Lock
+from metaeval.cube.shift_store import ensure_shifts, fail_shift_task, shift_task
 from metaeval.cube.store import CubeStore
 from metaeval.runner.cache import cache_directory, is_trained
 from metaeval.runner.devices import find_batch_size, fitting_threads, pin_precision
@@ -22,6 +24,8 @@ from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import Progress, duration
 from metaeval.runner.publish import LOCK_WAIT, describe_study, publish
 from metaeval.runner.records import log_event, versions
+from metaeval.runner.shift_plan import ShiftTask
+from metaeval.runner.shifts import axes_of, run_shift
 from metaeval.runner.tasks import identity_of, run_clean, run_task
 from metaeval.sources.models import LoadedModel, ModelEntry, load_model, train_model
 from metaeval.study.identity import study_hash
@@ -39,7 +43,7 @@ class Summary:
     failures : list of str
         One line per failed model or task.
     forwards, backwards, verification : int
-        Rows sent through models by attacks (forward, backward) and to verify claims and clean predictions.
+        Rows sent through models by attacks (forward, backward), to verify claims, and to predict.
     """
 
     directory: Path
@@ -96,7 +100,7 @@ class Job:
             with Progress(expected.seconds, quiet=quiet) as self.progress, fitting_threads(shape):
                 self.summary.verification += check_loaded(self.prepared, self.store, self.device)
                 for entry in self.prepared.entries:
-                    if self.prepared.work(entry.name):
+                    if self.prepared.asked(entry.name):
                         self._run_model(entry, expected)
                     else:
                         self._recall(entry)
@@ -119,6 +123,9 @@ class Job:
                 shape = samples.x.shape[1:] if any(attack.evidence for attack in attacks) else None
                 self.store.ensure_norm(norm, names, epsilons, shape, stages)
             self.measuring.lay_out()
+            shifts = {planned.shift.name: axes_of(planned.shift) for planned in self.prepared.shifts}
+            if shifts:
+                ensure_shifts(self.store, shifts)
             measures = self.measuring.selection(known=False)
             describe_study(
                 self.store, self.prepared, device=self.device, precision=self.precision, measures=measures
@@ -126,7 +133,7 @@ class Job:
 
     def _run_model(self, entry: ModelEntry, expected: Forecast) -> None:
         """Train or load a model and run its tasks; whatever goes wrong is written down and ends there."""
-        tasks = self.prepared.tasks(entry.name)
+        tasks, shift_tasks = self.prepared.tasks(entry.name), self.prepared.shift_tasks(entry.name)
         share = expected.models[entry.name]
         try:
             model = self._obtain(entry, share.speed.seconds(share.training))
@@ -135,12 +142,19 @@ class Job:
             )
             size = self.batch_size or find_batch_size(model.module, self.samples.x.shape[1:], self.device)
         except Exception as error:
-            for task in tasks:
-                self._fail(task, error)
+            everything: list[Task | ShiftTask] = [*shift_tasks, *tasks]
+            for failed in everything:
+                self._fail(failed, error)
             self._fail_measures(entry, error)
             return
         self.summary.verification += forwards
         self._know(entry, model)
+        for shifted in shift_tasks:
+            self.progress.begin(shifted.title, share.speed.seconds(shifted.cost))
+            try:
+                self._run_shift(shifted, model, size)
+            except Exception as error:
+                self._fail(shifted, error)
         for task in tasks:
             self.progress.begin(_title(task), share.speed.seconds(task.cost))
             try:
@@ -190,6 +204,9 @@ class Job:
         for task in self.plan.tasks(entry.name):
             self.identities[entry.name, task.attack.norm, task.attack.attack] = self.identity(task, model)
         self.measuring.know(entry, model)
+        for planned in self.prepared.shifts:
+            identity = planned.identity(model.identity, self.precision)
+            self.identities[entry.name, SHIFT, planned.shift.name] = identity
 
     def _recall(self, entry: ModelEntry) -> None:
         """Identify a model of which no task was asked for, if that takes no training."""
@@ -261,14 +278,43 @@ class Job:
         log_event(self.store.directory, "task", task=_title(task), shard=task.shard, batch_size=size)
         return size
 
+    def _run_shift(self, task: ShiftTask, model: LoadedModel, size: int) -> None:
+        """Evaluate a model on one shard of a shift."""
+
+        def shrunk(smaller: int) -> None:
+            self.progress.note(f"{task.title}: out of memory, continuing with batches of {smaller}")
+
+        spent = run_shift(
+            task,
+            model.module,
+            self.identities[task.model, SHIFT, task.plan.shift.name],
+            self.store,
+            seed=self.study.study.seed,
+            precision=self.study.study.precision,
+            batch_size=size,
+            device=self.device,
+            on_shrink=shrunk,
+        )
+        if spent is None:
+            self.summary.reused += 1
+            return
+        self.summary.computed += 1
+        self.summary.forwards += spent.forwards
+        self.summary.backwards += spent.backwards
+        self.summary.verification += spent.evaluation
+        log_event(self.store.directory, "task", task=task.title, shard=task.shard, batch_size=size)
+
     def identity(self, task: Task, model: LoadedModel) -> str:
         """Return what decides the numbers of a task's column."""
         return identity_of(task.attack, model.identity, self.study.study.seed, self.precision)
 
-    def _fail(self, task: Task, error: Exception) -> None:
+    def _fail(self, task: Task | ShiftTask, error: Exception) -> None:
         """Mark a task failed, with the reason, and say so."""
         reason = _reason(error)
-        self.store.fail_column(task.model, task.attack.norm, task.attack.attack, task.shard, reason)
+        if isinstance(task, ShiftTask):
+            fail_shift_task(self.store, shift_task(task.model, task.plan.shift.name, task.shard), reason)
+        else:
+            self.store.fail_column(task.model, task.attack.norm, task.attack.attack, task.shard, reason)
         trace = "".join(traceback.format_exception(error))
         log_event(self.store.directory, "failed", task=_title(task), shard=task.shard, traceback=trace)
         self.summary.failures.append(f"{_title(task)} (shard {task.shard}): {reason}")
@@ -279,5 +325,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _title(task: Task) -> str:
+def _title(task: Task | ShiftTask) -> str:
+    if isinstance(task, ShiftTask):
+        return task.title
     return f"{task.model}/{task.attack.norm}/{task.attack.attack}"

@@ -13,6 +13,7 @@ from metaeval.attacks import catalogue
 from metaeval.attacks.presets import OWN, PRESETS, stages_of
 from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
 from metaeval.runner.measure_plan import plan_measures
+from metaeval.runner.shift_plan import ShiftPlan, ShiftTask, plan_shifts, shift_tasks
 from metaeval.sources.data import Dataset, Samples, open_data, take
 from metaeval.sources.models import ModelEntry, expand_models
 from metaeval.study.checks import unknown_preset
@@ -32,6 +33,7 @@ class Prepared:
     samples: Samples
     entries: tuple[ModelEntry, ...]
     only: str | None = None
+    shifts: tuple[ShiftPlan, ...] = ()
 
     @cached_property
     def training_data(self) -> Dataset:
@@ -46,13 +48,17 @@ class Prepared:
         """Return the measures of one model that were asked for."""
         return [m for m in self.plan.measures if _asked(f"{model}/measures/{m.name}", self.only)]
 
-    def work(self, model: str) -> list[Task | MeasurePlan]:
-        """Return all that was asked for of one model."""
-        return [*self.tasks(model), *self.measures(model)]
-
     def tasks(self, model: str) -> list[Task]:
         """Return the tasks of one model that were asked for."""
         return [task for task in self.plan.tasks(model) if _asked(_title(task), self.only)]
+
+    def shift_tasks(self, model: str) -> list[ShiftTask]:
+        """Return the tasks of one model on shifts that were asked for."""
+        return [task for task in shift_tasks(self.shifts, model) if _asked(task.title, self.only)]
+
+    def asked(self, model: str) -> bool:
+        """Tell whether anything of a model was asked for."""
+        return bool(self.tasks(model) or self.shift_tasks(model) or self.measures(model))
 
 
 def prepare(study: Study, *, only: str | None = None, limit: int | None = None) -> Prepared:
@@ -61,14 +67,15 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     Parameters
     ----------
     only : str, optional
-        Pattern of ``model/norm/attack`` and ``model/measures/name``; what does not match is left out.
+        Pattern of ``model/norm/attack``, ``model/shift/name`` or ``model/measures/name``; what does not
+        match is left out.
     limit : int, optional
         Use only the first samples of the study.
 
     Raises
     ------
     StudyError
-        With every problem found: in the data, the models, the attacks.
+        With every problem found: in the data, the models, the attacks, the shifts.
     """
     # Architectures may live beside the study file; last, so that they shadow no installed package.
     if str(study.base) not in sys.path:
@@ -77,6 +84,7 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     missing = True
     samples = None
     entries: list[ModelEntry] = []
+    shifts: tuple[ShiftPlan, ...] = ()
     try:
         data = open_data(study, study.data.split)
         samples = take(study, data, limit=limit)
@@ -86,6 +94,11 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     except StudyError as error:
         problems += error.problems
         missing = error.exit_code == 4
+    try:
+        shifts = plan_shifts(study, samples, limit=limit) if samples else ()
+    except StudyError as error:
+        problems += error.problems
+        missing = missing and error.exit_code == 4
     attacks, attack_problems = plan_attacks(
         study,
         classes=len(samples.class_names) if samples else None,
@@ -106,9 +119,11 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     assert samples is not None
     names = tuple(entry.name for entry in entries)
     plan = Plan(len(samples.y), names, tuple(attacks), tuple(measures))
-    prepared = Prepared(study, plan, samples, tuple(entries), only)
-    if only and not any(prepared.work(model) for model in plan.models):
-        raise UsageError(f"--only {only!r} matches no task; tasks are named model/norm/attack")
+    prepared = Prepared(study, plan, samples, tuple(entries), only, shifts)
+    if only and not any(prepared.asked(model) for model in plan.models):
+        named = "model/norm/attack"
+        named += ", model/shift/name" * bool(shifts) + ", model/measures/name" * bool(measures)
+        raise UsageError(f"--only {only!r} matches no task; tasks are named {named}")
     return prepared
 
 
@@ -144,7 +159,7 @@ def with_weights(prepared: Prepared, *, quiet: bool = False) -> Prepared:
         if not quiet:
             print(text, file=sys.stderr)
 
-    asked = [entry for entry in prepared.entries if prepared.work(entry.name)]
+    asked = [entry for entry in prepared.entries if prepared.asked(entry.name)]
     fetched = {entry.name: entry for entry in fetch_models(asked, note)}
     return replace(prepared, entries=tuple(fetched.get(entry.name, entry) for entry in prepared.entries))
 

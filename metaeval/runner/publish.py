@@ -9,9 +9,10 @@ import torch
 
 from metaeval.attacks import catalogue
 from metaeval.cube.aggregate import rebuild
+from metaeval.cube.layout import SHIFT
 from metaeval.cube.locks import Lock
 from metaeval.cube.measures import MeasureSelection
-from metaeval.cube.selection import NormSelection, Selection
+from metaeval.cube.selection import NormSelection, Selection, ShiftSelection
 from metaeval.cube.store import CubeStore
 from metaeval.hashing import hash_json
 from metaeval.runner.prepare import Prepared
@@ -146,4 +147,11 @@ def _selection(
     clean = None
     if loaded is not None:
         clean = {model: loaded[model].identity if model in loaded else NEVER for model in plan.models}
-    return Selection(plan.models, plan.samples, norms, clean, measures)
+    shifts = {}
+    for planned in prepared.shifts:
+        name = planned.shift.name
+        answered = None
+        if identities is not None:
+            answered = {model: identities.get((model, SHIFT, name), NEVER) for model in plan.models}
+        shifts[name] = ShiftSelection(planned.shift.severities, len(planned.shift), answered)
+    return Selection(plan.models, plan.samples, norms, clean, measures, shifts)

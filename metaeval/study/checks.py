@@ -13,6 +13,7 @@ from metaeval.study.messages import Mistake
 from metaeval.study.numbers import Epsilon, describe, parse_epsilon, parse_range, repeated_epsilons
 from metaeval.study.positions import Loc
 from metaeval.study.schema import tag
+from metaeval.study.shift_checks import check_shifts
 
 Document = dict[str, Any]
 TOO_LARGE = "a linf epsilon is at most 1 because inputs lie in [0, 1]"
@@ -42,6 +43,7 @@ def check(
             yield Mistake(("threat_models", i, "attacks"), message, near)
     yield from _check_reference_epsilons(document)
     yield from _check_measures(document.get("measures"))
+    yield from check_shifts(document.get("shifts"))
     data = document.get("data")
     if isinstance(data, dict):
         yield from _repeated(data.get("class_names"), ("data", "class_names"))

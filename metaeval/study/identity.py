@@ -22,6 +22,10 @@ def study_hash(study: Study) -> str:
         for key in ("weights", "published", "model_dir"):
             if key in written:
                 table[key] = written[key]
+    for table, written in zip(content["shifts"], document.get("shifts", ()), strict=False):
+        for inner, given in ((table, written), (table.get("data", {}), written.get("data", {}))):
+            if "path" in given:
+                inner["path"] = given["path"]
     return hash_json(content)
 
 

@@ -111,7 +111,7 @@ def _name(loc: Loc) -> str | int:
 
 def _source(loc: Loc, table: Any) -> Mistake:
     """Say what is wrong with the source of a table of data or models."""
-    names = sources("data" if loc[0] == "data" else "models")
+    names = sources(_name(loc))  # type: ignore[arg-type]
     if not isinstance(table, dict):
         return Mistake(loc, f"expected a table, got {describe(table)}")
     if "source" not in table:

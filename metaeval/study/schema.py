@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +35,15 @@ from metaeval.study.inputs import (
 from metaeval.study.measures import MeasuresTable
 from metaeval.study.origin import Origin
 from metaeval.study.positions import Loc
+from metaeval.study.shift_inputs import (
+    AttackedShift,
+    CallableShift,
+    Cifar10CShift,
+    Cifar100CShift,
+    Cifar101Shift,
+    CorruptionsShift,
+    ImageNetCShift,
+)
 
 
 class StudyTable(Table):
@@ -136,22 +145,34 @@ MODEL_SOURCES: dict[str, type[Table]] = {
     "train": TrainModel,
 }
 
+SHIFT_SOURCES: dict[str, type[Table]] = {
+    "cifar10.1": Cifar101Shift,
+    "cifar10-c": Cifar10CShift,
+    "cifar100-c": Cifar100CShift,
+    "imagenet-c": ImageNetCShift,
+    "corruptions": CorruptionsShift,
+    "callable": CallableShift,
+    "attacked": AttackedShift,
+}  # and "data", below
+
 # Tags stand in the paths of pydantic's errors; no key is called like that.
 TAGS: dict[str, type[Table]] = {
-    **{f"<{name}>": table for name, table in {**DATA_SOURCES, **MODEL_SOURCES}.items()},
+    **{f"<{name}>": table for name, table in {**DATA_SOURCES, **MODEL_SOURCES, **SHIFT_SOURCES}.items()},
     "<data plug-in>": PluginData,
     "<model plug-in>": PluginModel,
 }
 
 
-def sources(kind: Literal["data", "models"]) -> list[str]:
-    """Return the names that ``source`` may have in ``[data]`` or ``[[models]]``, plug-ins included."""
+def sources(kind: Literal["data", "models", "shifts"]) -> list[str]:
+    """Return the names that ``source`` may have in a kind of table, plug-ins included."""
+    if kind == "shifts":
+        return list(SHIFT_SOURCES)
     if kind == "data":
         return registry.names("data_sources", dict.fromkeys(DATA_SOURCES, ""))
     return registry.names("model_sources", dict.fromkeys(MODEL_SOURCES, ""))
 
 
-def tag(value: Any, kind: Literal["data", "models"]) -> str | None:
+def tag(value: Any, kind: Literal["data", "models", "shifts"]) -> str | None:
     """Return the tag of a table's source.
 
     A misspelt source is read as the nearest one, so that the table's other mistakes are found at once.
@@ -159,7 +180,7 @@ def tag(value: Any, kind: Literal["data", "models"]) -> str | None:
     source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
     if not isinstance(source, str):
         return None
-    builtin = DATA_SOURCES if kind == "data" else MODEL_SOURCES
+    builtin = {"data": DATA_SOURCES, "models": MODEL_SOURCES, "shifts": SHIFT_SOURCES}[kind]
     if source not in builtin and source in sources(kind):
         return "<data plug-in>" if kind == "data" else "<model plug-in>"
     near = nearest(source, builtin) if source not in builtin else source
@@ -182,6 +203,33 @@ Model = Annotated[
 ]
 
 
+class DataShift(Table):
+    """A test set of its own, with the study's classes."""
+
+    source: Literal["data"]
+    name: fields.StudyName = Field(description="the shift's name")
+    data: Data = Field(description="where it comes from: a table like [data]")
+
+    @property
+    def shifts(self) -> tuple[str, ...]:
+        """The names of the shifts of this table."""
+        return (self.name,)
+
+
+SHIFT_SOURCES["data"] = TAGS["<data>"] = DataShift
+Shift = Annotated[
+    Annotated[Cifar101Shift, Tag("<cifar10.1>")]
+    | Annotated[Cifar10CShift, Tag("<cifar10-c>")]
+    | Annotated[Cifar100CShift, Tag("<cifar100-c>")]
+    | Annotated[ImageNetCShift, Tag("<imagenet-c>")]
+    | Annotated[CorruptionsShift, Tag("<corruptions>")]
+    | Annotated[CallableShift, Tag("<callable>")]
+    | Annotated[AttackedShift, Tag("<attacked>")]
+    | Annotated[DataShift, Tag("<data>")],
+    Discriminator(lambda value: tag(value, "shifts")),
+]
+
+
 class Study(Table):
     """A study: data, models, threat models, and what to make of the results."""
 
@@ -191,6 +239,7 @@ class Study(Table):
     models: tuple[Model, ...] = Field(min_length=1)
     threat_models: tuple[ThreatModel, ...] = Field(min_length=1)
     measures: MeasuresTable | None = None
+    shifts: tuple[Shift, ...] = ()
     analysis: AnalysisTable = AnalysisTable()
     report: ReportTable = ReportTable()
 
@@ -233,12 +282,20 @@ def json_schema() -> dict[str, Any]:
         ("data", "PluginData", DATA_SOURCES),
         ("models", "PluginModel", MODEL_SOURCES),
     ):
-        field = schema["properties"][kind]
-        union = field if kind == "data" else field["items"]
+        unions = [part for part in _parts(schema) if "oneOf" in part]
         names = [name for name in sources(kind) if name not in builtin]  # type: ignore[arg-type]
         if names:
             definitions[plugin]["properties"]["source"] = {"enum": names}
         else:
-            union["oneOf"] = [part for part in union["oneOf"] if not part["$ref"].endswith(f"/{plugin}")]
+            for union in unions:
+                union["oneOf"] = [p for p in union["oneOf"] if not p.get("$ref", "").endswith(f"/{plugin}")]
             del definitions[plugin]
     return schema
+
+
+def _parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield a schema and every schema in it."""
+    if isinstance(schema, dict):
+        yield schema
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _parts(part)

@@ -1,0 +1,210 @@
+"""Distribution shifts of a cube: accuracies with intervals, and what models lose against the clean set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+from scipy import special
+
+from metaeval.analysis import shifts
+from metaeval.analysis.bands import bounded_mean
+from metaeval.analysis.curves import wilson, with_interval
+from metaeval.analysis.reading import STATUSES
+from metaeval.errors import UsageError
+
+FloatArray = npt.NDArray[np.float64]
+GROUP = "shifts"
+
+
+def has_shifts(cube: xr.DataTree) -> bool:
+    """Tell whether a cube holds shifts."""
+    return GROUP in cube.children and cube.children[GROUP].sizes.get("shift", 0) > 0
+
+
+def from_cube(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
+    """Return the accuracy of models at every severity of every shift, over all classes.
+
+    Returns
+    -------
+    xarray.Dataset
+        `accuracy` with Wilson's `lower`, `upper`, `log_loss` (nats), `correct` (model, shift, severity),
+        `total` (shift, severity), `status` and `reason` in words (model, shift), `kind` (shift). NaN where a
+        class is not evaluated in full or the shift has no such severity.
+    """
+    group = cube.children[GROUP].to_dataset(inherit=False).load()
+    total = group["total"].astype(np.float64).where(group["total"] >= 0)
+    correct = group["correct"].astype(np.float64).where(group["correct"] >= 0)
+    known = (correct.notnull() | (total == 0)).all("class") & total.notnull().all("class")
+    hits = correct.sum("class").where(known)
+    samples = total.sum("class", skipna=False)
+    losses = (group["log_loss"] * total).where(total > 0, 0.0).sum("class", skipna=False)
+    face = with_interval(
+        hits.transpose("model", "shift", "severity"), samples.transpose("shift", "severity"), confidence
+    )
+    words = np.array(STATUSES, dtype=object)[group["status"].transpose("model", "shift").values]
+    return face.assign(
+        log_loss=(losses / samples.where(samples > 0)).where(known),
+        correct=hits,
+        total=samples,
+        status=(("model", "shift"), words),
+        reason=(("model", "shift"), group["reason"].transpose("model", "shift").values.astype(object)),
+    ).transpose("model", "shift", "severity")
+
+
+def settings_table(cube: xr.DataTree) -> pd.DataFrame:
+    """Return one row per shift: `shift`, `kind`, `severities` and `settings` (JSON)."""
+    group = cube.children[GROUP].to_dataset(inherit=False)
+    there = (group["total"] >= 0).any("class").transpose("shift", "severity").values
+    severities = group["severity"].values
+    return pd.DataFrame(
+        {
+            "shift": [str(value) for value in group["shift"].values],
+            "kind": [str(value) for value in group["kind"].values],
+            "severities": [", ".join(str(s) for s in severities[row] if s) for row in there],
+            "settings": [str(value) for value in group["settings"].values],
+        }
+    )
+
+
+def clean_differences(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
+    """Return what models lose on each shift, averaged over its severities.
+
+    Returns
+    -------
+    xarray.Dataset (model, shift)
+        `accuracy` on the shift and `clean` accuracy, of the same samples where they are `paired` (shift),
+        else of the whole clean set; `difference` = accuracy - clean with `lower`, `upper`;
+        `retained` = accuracy / clean; `log_loss_difference` (nats; higher is less robust); `effective`
+        robustness with `effective_lower`, `effective_upper`. NaN where the shift or the clean set is not
+        evaluated in full; the effective robustness also where it is not estimable, with the reason in
+        `not_estimable` (shift).
+
+    Notes
+    -----
+    Intervals of differences cover the choice of the test samples. Paired ones rest on each sample's change
+    (`metaeval.analysis.bands.bounded_mean`), others on two independent sets (Newcombe 1998, Interval
+    estimation for the difference between independent proportions).
+    """
+    face = from_cube(cube, confidence)
+    names, models = [str(s) for s in face["shift"].values], [str(m) for m in face["model"].values]
+    clean = _clean(cube, models)
+    numbers = {
+        key: np.full((len(models), len(names)), np.nan)
+        for key in ("accuracy", "clean", "difference", "lower", "upper", "log_loss_difference")
+    }
+    paired = np.zeros(len(names), dtype=bool)
+    for j, name in enumerate(names):
+        found = _outcomes(cube, face.sel(shift=name), models)
+        paired[j] = bool((found.clean >= 0).all()) and len(found.clean) > 0
+        for i in range(len(models)):
+            after = found.correct[i]
+            rows = found.clean if paired[j] else np.arange(clean.correct.shape[1])
+            before, loss = clean.correct[i, rows], clean.log_loss[i, rows]
+            if np.isnan(after).any() or np.isnan(before).any() or not len(after) or not len(before):
+                continue
+            difference = (
+                _paired(after, before, confidence) if paired[j] else _unpaired(after, before, confidence)
+            )
+            numbers["accuracy"][i, j], numbers["clean"][i, j] = after.mean(), before.mean()
+            numbers["difference"][i, j], numbers["lower"][i, j], numbers["upper"][i, j] = difference
+            severities = face["log_loss"].sel(shift=name, severity=found.severities).values[i]
+            change = shifts.uncertainty_robustness([loss.mean()], [severities.mean()])
+            numbers["log_loss_difference"][i, j] = float(change["difference"].item())
+    result = xr.Dataset(
+        {key: (("model", "shift"), values) for key, values in numbers.items()},
+        {"model": face["model"], "shift": face["shift"]},
+    )
+    retained = shifts.gaps(numbers["clean"].ravel(), numbers["accuracy"].ravel())["relative"].values.reshape(
+        numbers["clean"].shape
+    )
+    return result.assign(
+        retained=(("model", "shift"), retained),
+        paired=("shift", paired),
+    ).merge(_effective(numbers["clean"], numbers["accuracy"], confidence))
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """What became of every sample of one shift: `correct` (model, sample) as a mean over severities."""
+
+    correct: FloatArray
+    clean: npt.NDArray[np.int64]
+    severities: list[int]
+
+
+@dataclass(frozen=True)
+class _Clean:
+    """`correct` and `log_loss` (model, sample) on the clean set, NaN for models not evaluated in full."""
+
+    correct: FloatArray
+    log_loss: FloatArray
+
+
+def _clean(cube: xr.DataTree, models: list[str]) -> _Clean:
+    totals = cube.children["clean"].to_dataset(inherit=False).load()
+    samples = cube.children["samples"].children["clean"].to_dataset(inherit=False)
+    count = int(totals["total"].sum())
+    rows = samples.isel(sample=slice(0, count)).sel(model=models).load()
+    labels = rows["label"].values
+    correct = (rows["prediction"].transpose("model", "sample").values == labels).astype(np.float64)
+    # Of a model not evaluated in full, or with other weights, the stored answers are not this study's.
+    known = (totals["correct"].sel(model=models) >= 0).all("class").values
+    correct[~known] = np.nan
+    logits = rows["logits"].transpose("model", "sample", "logit").values.astype(np.float64)
+    chosen = special.log_softmax(logits, axis=-1)[:, np.arange(count), labels]
+    return _Clean(correct, np.where(known[:, None], -chosen, np.nan))
+
+
+def _outcomes(cube: xr.DataTree, at: xr.Dataset, models: list[str]) -> _Outcomes:
+    asked = at["total"].notnull()
+    severities = [int(s) for s in at["severity"].values[asked.values]]
+    count = int(at["total"].values[asked.values][0]) if severities else 0
+    stored = cube.children["samples"].children["shifts"].children
+    samples = stored[str(at["shift"].item())].to_dataset(inherit=False)
+    rows = samples.isel(sample=slice(0, count)).sel(model=models, severity=severities).load()
+    right = rows["prediction"].transpose("model", "severity", "sample").values == rows["label"].values
+    correct = right.mean(axis=1) if severities else np.empty((len(models), 0))
+    correct[at["status"].values != "ok"] = np.nan
+    return _Outcomes(correct, rows["clean"].values.astype(np.int64), severities)
+
+
+def _paired(after: FloatArray, before: FloatArray, confidence: float) -> tuple[float, float, float]:
+    mean, lower, upper = bounded_mean(after - before, -1.0, 1.0, confidence)
+    return float(mean), float(lower), float(upper)
+
+
+def _unpaired(after: FloatArray, before: FloatArray, confidence: float) -> tuple[float, float, float]:
+    p, low_p, high_p = (float(v) for v in bounded_mean(after, 0.0, 1.0, confidence))
+    q = float(before.mean())
+    low_q, high_q = (float(v) for v in wilson(before.sum(), len(before), confidence))
+    return (
+        p - q,
+        p - q - float(np.hypot(p - low_p, high_q - q)),
+        p - q + float(np.hypot(high_p - p, q - low_q)),
+    )
+
+
+def _effective(clean: FloatArray, shifted: FloatArray, confidence: float) -> xr.Dataset:
+    found = np.full((3, *clean.shape), np.nan)
+    reasons = []
+    for j in range(clean.shape[1]):
+        try:
+            one = shifts.effective_robustness(clean[:, j], shifted[:, j], confidence=confidence)
+        except UsageError as error:
+            reasons.append(str(error))
+            continue
+        found[:, :, j] = one["effective"].values, one["lower"].values, one["upper"].values
+        reasons.append("")
+    dims = ("model", "shift")
+    return xr.Dataset(
+        {
+            "effective": (dims, found[0]),
+            "effective_lower": (dims, found[1]),
+            "effective_upper": (dims, found[2]),
+            "not_estimable": ("shift", np.array(reasons, dtype=object)),
+        }
+    )
