@@ -13,7 +13,7 @@ import torch
 
 from metaeval.cube.journal import Journal, covers
 from metaeval.cube.journal import Task as Key
-from metaeval.runner.cache import is_trained
+from metaeval.runner.cache import is_trained, known_failure
 from metaeval.runner.devices import fitting_threads
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import duration
@@ -39,7 +39,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class ModelForecast:
-    """What one model will cost: `training` passes and the `tasks` that are still to do."""
+    """What one model will cost: `training` passes and the `tasks` that are still to do.
+
+    `at_most` tells that training may end before its last epoch. A training known to fail has no tasks.
+    """
 
     model: str
     speed: Speed
@@ -47,6 +50,8 @@ class ModelForecast:
     tasks: int
     finished: int
     attacks: Cost
+    at_most: bool = False
+    failure: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -116,7 +121,7 @@ class Forecast:
                 [
                     [
                         m.model,
-                        "yes" if m.training.forwards else "-",
+                        _to_train(m),
                         m.tasks,
                         m.finished,
                         f"{m.attacks.forwards:,.0f}",
@@ -133,6 +138,9 @@ class Forecast:
             *([""] if self.missing else []),
             f"{tasks} tasks to do, {finished} recorded; about {duration(self.seconds)} on this machine",
         ]
+        if any(model.at_most for model in self.models.values()):
+            lines.append("training to a target loss is predicted with all its epochs: an upper bound")
+        lines += [f"{model.model} failed: {model.failure}" for model in self.models.values() if model.failure]
         if self.evidence_bytes:
             lines.append(f"evidence: up to {_size(self.evidence_bytes)} of adversarials, before compression")
         return "\n".join(lines)
@@ -152,7 +160,8 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         if entry.architecture_identity not in speeds:
             speeds[entry.architecture_identity] = time_model(entry.build(), shape, device)
         tasks = prepared.tasks(entry.name)
-        open_tasks = [task for task in tasks if not _recorded(journal, task, prepared)]
+        failure = known_failure(entry, prepared.training_data) if entry.needs_training and tasks else None
+        open_tasks = [task for task in tasks if not failure and not _recorded(journal, task, prepared)]
         cost = sum((task.cost for task in open_tasks), Cost())
         to_train = entry.needs_training and not is_trained(entry, prepared.training_data)
         training = prepared.training_cost(entry) if tasks and to_train else Cost()
@@ -161,8 +170,10 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
             speeds[entry.architecture_identity],
             training,
             len(open_tasks),
-            len(tasks) - len(open_tasks),
+            0 if failure else len(tasks) - len(open_tasks),
             cost,
+            at_most=bool(training.forwards and entry.training and entry.training.target_loss),
+            failure=failure,
         )
     attacks = tuple(
         {
@@ -244,6 +255,14 @@ def _recorded(journal: Journal, task: Task, prepared: Prepared) -> bool:
     wanted = [epsilon.value for epsilon in task.attack.epsilons]
     identity = "" if record is None else record.identity
     return covers(record, identity, hashes, wanted, evidence=task.attack.evidence)
+
+
+def _to_train(model: ModelForecast) -> str:
+    if model.failure:
+        return "failed"
+    if not model.training.forwards:
+        return "-"
+    return "at most" if model.at_most else "yes"
 
 
 def _size(count: int) -> str:

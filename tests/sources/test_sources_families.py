@@ -119,7 +119,7 @@ def test_all_mistakes_of_all_tables_are_found_at_once(write_study: Any, entries:
     study = write_study('source = "digits"', *tables)
     first, *others = problems(study, lambda: entries(study))
     assert (
-        first == f"{PLACE}: unknown architecture 'cmn'; allowed: cnn, lenet_small, mlp, or 'module:callable'"
+        first == f"{PLACE}: unknown architecture 'cmn'; allowed: cnn, lenet_small, mlp, resnet, vgg, or 'module:callable'"
     )
     assert others == [
         "models[1].kernel: mlp has no setting 'kernel'; it has: depth, dropout, width",

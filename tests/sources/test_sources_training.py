@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from metaeval.sources.data import open_data, take
 from metaeval.sources.models import LoadedModel, TrainingError, loading, train_model, training_identity
 from metaeval.sources.models.settings import training_settings
-from metaeval.sources.models.training import perturb
+from metaeval.sources.models.adversarial import perturb
 
 ALL = "batch_norm = true\ndropout = 0.3\nadversarial_epsilon = 0.1\nadversarial_steps = 2\nepochs = 1\n"
 CNN = 'source = "train"\narchitecture = "cnn"\nwidth = 4\nbatch_size = 100\n' + ALL

@@ -37,8 +37,8 @@ def expand_train(study: Study, index: int, *, classes: int, shape: tuple[int, ..
     Raises
     ------
     StudyError
-        If the architecture is unknown, takes no such setting or misfits the data, a setting applies to none of
-        the models, or a grid has fewer models than are to be drawn.
+        If the architecture is unknown, takes no such setting or misfits the data, a setting applies to none
+        of the models, or a grid has fewer models than are to be drawn.
     """
     table = study.models[index]
     assert isinstance(table, TrainModel)
@@ -151,7 +151,7 @@ def _written(value: Scalar) -> str:
 
 def _unused(key: str) -> str:
     if key == "trades_beta":
-        return "has no effect: none of these models is trained by TRADES (adversarial_method, adversarial_epsilon)"
+        return "has no effect: none of these models is trained by TRADES (adversarial_method)"
     if key.startswith("adversarial_"):
         return "has no effect: adversarial_epsilon is 0 for all of these models"
     return "has no effect: none of the optimizers of these models takes it"
