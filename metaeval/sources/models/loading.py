@@ -22,6 +22,7 @@ from metaeval.hashing import hash_array, hash_json
 from metaeval.sources.data.dataset import Dataset
 from metaeval.sources.models.entry import LoadedModel, ModelEntry, Scalar, TrainingError
 from metaeval.sources.models.files import set_aside, sha256_of, sha256_of_all, whole_folder
+from metaeval.sources.models.resuming import remove_checkpoint
 from metaeval.sources.models.training import TRAINING_VERSION, Trained, train
 
 WEIGHTS, INITIAL, LOG = "weights.safetensors", "initial.safetensors", "log.json"
@@ -96,7 +97,7 @@ def train_model(
                 "initial_sha256": sha256_of(work / INITIAL),
             }
             (work / LOG).write_text(json.dumps(written, indent=1))
-        checkpoint.unlink(missing_ok=True)
+        remove_checkpoint(checkpoint)
         log = _read_log(folder)
         if log is None:
             raise TrainingError(f"the trained model could not be kept in {folder}")

@@ -48,7 +48,8 @@ class Checkpoint:
             return None
         return None
 
-    def remove(self) -> None:
-        """Delete the file, and what killed processes left beside it."""
-        for leftover in self.path.parent.glob(f"{self.path.name}*"):
-            leftover.unlink(missing_ok=True)
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete the file of a training, and what killed processes left beside it."""
+    for leftover in path.parent.glob(f"{path.name}*"):
+        leftover.unlink(missing_ok=True)
