@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,14 @@ def test_samples_of_a_grid_are_distinct_and_only_grow(write_study: Any, entries:
     assert other[:10] != drawn[-1][:10]
     # Every value of the grid is drawn about as often: 30 of 60 with dropout, standard deviation below 4.
     assert 15 < sum("dropout=0.3" in name for name in drawn[2]) < 45
+
+
+def test_the_family_of_the_readme_has_sixty_models(write_study: Any, entries: Any) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (table,) = re.findall(r"^```toml\n\[\[models\]\]\n(source = \"train\"\n.*?)^```", readme, re.M | re.S)
+    found = entries(write_study('source = "digits"', table))
+    assert len({entry.identity for entry in found}) == 60
+    assert {entry.training.adversarial_method for entry in found} == {"trades", None}
 
 
 def test_what_is_wrong_with_samples_and_augmentation(
