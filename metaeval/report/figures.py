@@ -14,6 +14,7 @@ from metaeval.analysis.reading import wish
 FIGURES = {
     "reference": "metaeval.report.charts.reference:figures",
     "curves": "metaeval.report.charts.curves:figures",
+    "crossings": "metaeval.report.charts.crossings:figures",
     "classes": "metaeval.report.charts.classes:figures",
     "cascade": "metaeval.report.charts.cascade:figures",
     "cost": "metaeval.report.charts.cost:figures",
@@ -62,6 +63,8 @@ class Figure:
         Column that divides the figure into one chart for each of its values; empty for one chart.
     open_table : bool
         Whether the table is unfolded from the start.
+    finding : str
+        One sentence for the top of the page, as HTML; empty if there is none.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Figure:
     covers: str = ""
     panels: str = ""
     open_table: bool = False
+    finding: str = ""
 
 
 FigureMaker = Callable[[xr.DataTree], Sequence[Figure]]

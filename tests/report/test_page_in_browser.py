@@ -103,6 +103,8 @@ def test_every_figure_is_drawn_without_a_word_or_a_request(browser: Browser, pag
         "reference-l2-0",
         "curves-linf",
         "curves-l2",
+        "crossings-linf",
+        "crossings-l2",
         "classes-linf",
         "classes-l2",
         "cost",
@@ -130,7 +132,7 @@ def test_charts_are_drawn_only_when_they_come_into_view(browser: Browser, page: 
 
 def test_check_boxes_drive_every_chart(browser: Browser, page: Path) -> None:
     show(browser, page)
-    names = ("reference-linf-0", "curves-linf", "cost")
+    names = ("reference-linf-0", "curves-linf", "crossings-linf", "cost")
     before = {name: marks(browser, name) for name in names}
     check(browser, "model", "robust", False)
     after = {name: marks(browser, name) for name in names}
