@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from metaeval.sources.models.schedules import SCHEDULES
+from metaeval.sources.models.settings import ADVERSARIAL_STEPS, LEARNING_RATES, TrainingSettings
 from metaeval.sources.models.train import _written
+from metaeval.study.inputs import Settings
 
 CNN = 'source = "train"\narchitecture = "cnn"\n'
 PLACE = "models[0].architecture"
@@ -125,6 +128,16 @@ def test_the_family_of_the_readme_has_sixty_models(write_study: Any, entries: An
     found = entries(write_study('source = "digits"', table))
     assert len({entry.identity for entry in found}) == 60
     assert {entry.training.adversarial_method for entry in found} == {"trades", None}
+
+
+def test_every_schedule_optimizer_and_method_can_be_named() -> None:
+    def named(key: str) -> set[str]:
+        return set(get_args(get_args(Settings.model_fields[key].annotation)[0]))
+
+    assert named("schedule") == set(SCHEDULES)
+    assert named("optimizer") == set(LEARNING_RATES)
+    assert named("adversarial_method") == set(ADVERSARIAL_STEPS)
+    assert Settings.model_fields.keys() >= TrainingSettings.__dataclass_fields__.keys()
 
 
 def test_what_is_wrong_with_samples_and_augmentation(
