@@ -17,6 +17,7 @@ FIGURES = {
     "crossings": "metaeval.report.charts.crossings:figures",
     "classes": "metaeval.report.charts.classes:figures",
     "cascade": "metaeval.report.charts.cascade:figures",
+    "predictors": "metaeval.report.charts.predictors:figures",
     "cost": "metaeval.report.charts.cost:figures",
 }
 """Figures of ours by name, in the order of the page; other packages add theirs as `metaeval.figures`."""
