@@ -200,9 +200,9 @@ def compare(count: int, epochs: int, seeds: int, references: int) -> None:
 def cifar() -> None:
     """Time both sigmas of a CNN of CIFAR's size, trained on striped images that it can learn."""
     random = np.random.default_rng(0)
-    y = random.integers(0, 10, 2000)
+    y = random.integers(0, 10, 1000)
     stripes = np.sin(np.arange(32) * (1 + np.arange(10)[:, None]) * math.pi / 16)
-    x = 0.5 + 0.2 * stripes[y][:, None, None, :] + random.normal(scale=0.15, size=(2000, 3, 32, 32))
+    x = 0.5 + 0.2 * stripes[y][:, None, None, :] + random.normal(scale=0.15, size=(1000, 3, 32, 32))
     network = cnn((3, 32, 32), 10, depth=4, width=32)
     context = trained(network, x.clip(0, 1).astype(np.float32), y, epochs=3)
     parameters = sum(p.numel() for p in network.parameters())

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from metaeval import import_commands
 from metaeval.errors import MetaevalError, UsageError
 from metaeval.places import load, locate, refresh
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Statistical meta-analysis of classifiers' robustness: a study file in, one cube and one page out.",
 )
+app.add_typer(import_commands.app, name="import")
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (TOML).")]
 Place = Annotated[
@@ -194,9 +196,13 @@ def plan(
 @app.command()
 def status(place: Place = None, as_json: AsJson = False) -> None:
     """Show, for every model and attack of a cube, what is done, pending and failed."""
+    from metaeval.cube.importing import contents, provenance_of
     from metaeval.cube.status import status as read_status
 
-    rows = [asdict(row) for row in read_status(locate(place))]
+    folder = locate(place)
+    # Nothing of an imported cube can be pending, so what it holds is shown.
+    imported = provenance_of(folder) is not None
+    rows = contents(folder) if imported else [asdict(row) for row in read_status(folder)]
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
@@ -213,10 +219,13 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check every finished task of a cube against its record; exit code 3 if anything differs."""
+    from metaeval.cube.importing import provenance_of
     from metaeval.cube.locks import Lock
     from metaeval.cube.verify import verify as find_differences
 
     folder = locate(place)
+    if evidence and provenance_of(folder) is not None:
+        raise UsageError(f"{folder} holds imported results, which keep no adversarials to check again")
     with Lock(folder, "layout", exclusive=False, wait=60):
         findings = find_differences(folder)
     columns = []

@@ -40,9 +40,12 @@ def load(path: Path) -> Study:
 def refresh(folder: Path) -> None:
     """Rebuild the aggregates of a cube whose journal has changed since they were written."""
     from metaeval.cube.aggregate import rebuild
+    from metaeval.cube.importing import provenance_of
     from metaeval.cube.locks import Lock
     from metaeval.cube.store import CubeStore
 
+    if provenance_of(folder) is not None:
+        return  # published aggregates rest on no records
     store = CubeStore.open(folder)
     selection = store.selection()
     if selection is None:

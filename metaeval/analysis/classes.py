@@ -48,11 +48,12 @@ def from_cube(cube: xr.DataTree, norm: str, confidence: float = 0.95) -> xr.Data
     -------
     xarray.Dataset
         `accuracy`, `lower`, `upper`, `correct` (model, class, epsilon, attack), `total` (class); NaN until
-        every sample of the class is evaluated.
+        every sample of the class is evaluated. A published accuracy without its count has no interval.
     """
     aggregates = norm_dataset(cube, norm)
     correct, total = aggregates["correct"], aggregates["total"]
-    return with_interval(correct, total, confidence).assign(correct=correct, total=total)
+    face = with_interval(correct, total, confidence).assign(correct=correct, total=total)
+    return face.assign(accuracy=face["accuracy"].fillna(aggregates["robust_accuracy"]))
 
 
 def spread(correct: npt.ArrayLike, total: npt.ArrayLike) -> tuple[int, int, float, float]:

@@ -334,10 +334,18 @@ def from_cube(cube: xr.DataTree, norm: str, confidence: float = 0.95) -> xr.Data
 
 
 def clean_from_cube(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
-    """Return overall clean accuracy with Wilson's interval over (model)."""
+    """Return overall clean accuracy with Wilson's interval over (model).
+
+    Published accuracies without counts have no interval, and the total is NaN.
+    """
     aggregates = norm_dataset(cube, "clean")
-    correct, total = aggregates["correct"].sum("class", skipna=False), aggregates["total"].sum("class")
-    return with_interval(correct, total, confidence).assign(correct=correct, total=total)
+    correct = aggregates["correct"].sum("class", skipna=False)
+    total = aggregates["total"].sum("class", skipna=False)
+    face = with_interval(correct, total, confidence).assign(correct=correct, total=total)
+    if aggregates.sizes["class"] == 1:
+        printed = aggregates["accuracy"].isel({"class": 0}, drop=True)
+        face["accuracy"] = face["accuracy"].fillna(printed)
+    return face
 
 
 def with_interval(correct: xr.DataArray, total: xr.DataArray, confidence: float) -> xr.Dataset:

@@ -21,8 +21,8 @@ from metaeval.analysis.reading import (
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
-# Columns of the models' table that are results and not properties.
-NOT_PROPERTIES = ("published_accuracy",)
+# How columns of the models' table end that are results and not properties.
+RESULTS = ("_accuracy", "_mce")
 
 
 def robustness(cube: xr.DataTree) -> xr.DataArray:
@@ -94,7 +94,11 @@ def measures(cube: xr.DataTree) -> xr.DataArray:
     if "models" in cube.children:
         table = norm_dataset(cube, "models").reset_coords()
         for name, variable in table.data_vars.items():
-            if variable.dims == ("model",) and variable.dtype.kind in "fiu" and name not in NOT_PROPERTIES:
+            if (
+                variable.dims == ("model",)
+                and variable.dtype.kind in "fiu"
+                and not str(name).endswith(RESULTS)
+            ):
                 numbers = variable.astype(np.float64)
                 counted = variable.dtype.kind in "iu"  # -1 = not known
                 columns[str(name)] = _by_name(numbers.where(numbers >= 0) if counted else numbers, names)

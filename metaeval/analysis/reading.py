@@ -40,6 +40,23 @@ def norms(cube: xr.DataTree) -> list[str]:
     return [norm for norm in NORMS if norm in cube.children and attacks(cube, norm)]
 
 
+def sampled_norms(cube: xr.DataTree) -> list[str]:
+    """Return the norms whose per-sample outcomes the cube holds; published results have none."""
+    samples = cube.children["samples"].children if "samples" in cube.children else {}
+    return [norm for norm in norms(cube) if norm in samples]
+
+
+def counted_norms(cube: xr.DataTree) -> list[str]:
+    """Return the norms whose numbers of samples the cube holds, so that accuracies have intervals."""
+    return [norm for norm in norms(cube) if (cube.children[norm]["total"] >= 0).all()]
+
+
+def imported(cube: xr.DataTree) -> dict[str, Any] | None:
+    """Return where imported results come from; None for a cube that a run has filled."""
+    said = attributes(cube).get("imported")
+    return said if isinstance(said, dict) else None
+
+
 def norm_dataset(cube: xr.DataTree, group: str) -> xr.Dataset:
     """Return one aggregate group in memory, its counts as floats with NaN for "not available".
 
@@ -55,6 +72,9 @@ def norm_dataset(cube: xr.DataTree, group: str) -> xr.Dataset:
         if name in dataset:
             counts = dataset[name].astype(np.float64)
             dataset[name] = counts.where(counts >= 0)
+    if "total" in dataset and (dataset["total"] < 0).any():  # of published results only
+        totals = dataset["total"].astype(np.float64)
+        dataset["total"] = totals.where(totals >= 0)
     return dataset
 
 
@@ -94,7 +114,8 @@ def status(cube: xr.DataTree, norm: str) -> xr.Dataset:
                 if j != row and words[i, j] not in ("ok", "skipped")
             }
             words[i, row] = "failed" if "failed" in waiting.values() else "pending" if waiting else "ok"
-            reasons[i, row] = ", ".join(f"{name} {word}" for name, word in waiting.items())
+            if waiting:
+                reasons[i, row] = ", ".join(f"{name} {word}" for name, word in waiting.items())
     coordinates = {"model": group["model"].values, "attack": names}
     return xr.Dataset(
         {"status": (("model", "attack"), words), "reason": (("model", "attack"), reasons)}, coordinates

@@ -13,6 +13,7 @@ import zarr
 
 from metaeval.cube import arrays, growth
 from metaeval.cube.aggregate import compute
+from metaeval.cube.importing import damaged, provenance_of
 from metaeval.cube.layout import GROUPS
 from metaeval.cube.measures import MEASURES, read_record
 from metaeval.cube.store import CubeStore
@@ -37,7 +38,7 @@ class Finding:
 
 
 def verify(directory: str | os.PathLike[str]) -> list[Finding]:
-    """Check a cube without changing it; an empty list means that every number is what was computed.
+    """Check a cube without changing it; an empty list means that every number is as computed or imported.
 
     Needs the layout lock, shared. Damaged tasks are computed again by the next run of the study; damaged
     axes and aggregates are written anew by the next run or report.
@@ -49,6 +50,8 @@ def verify(directory: str | os.PathLike[str]) -> list[Finding]:
     UsageError
         If its axes are damaged.
     """
+    if provenance_of(directory) is not None:
+        return [Finding("error", place, "it is not what was imported") for place in damaged(directory)]
     store = CubeStore.open(directory)
     training = (Finding(*fault) for fault in training_faults(store))
     return [*_axes(store), *_records(store), *training, *_aggregates(store)]

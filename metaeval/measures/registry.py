@@ -16,6 +16,8 @@ MODULES = (
     "metaeval.measures.uncertainty",
     "metaeval.measures.calibration",
     "metaeval.measures.margin",
+    "metaeval.measures.norm_measures",
+    "metaeval.measures.sharpness",
     "metaeval.measures.gradients",
     "metaeval.measures.attacked",
 )

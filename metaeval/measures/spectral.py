@@ -19,7 +19,7 @@ COLUMNS = 240
 MEMORY = 2**29  # bytes for the basis
 APPLICATIONS = 3000
 CHECKED = 1.06  # growth of the basis between two looks at its Ritz values
-COARSE, FINE = 1e-8, 1e-11  # relative error in the squared singular value, estimated from the residual
+COARSE, FINE = 1e-7, 1e-11  # relative error in the squared singular value, estimated from the residual
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def _top(gram: Gram, start: torch.Tensor, tolerance: float, columns: int) -> _To
             rest = float(values[-1 - BLOCK]) if used > BLOCK else 0.0
             gap = max(value - rest, residual, torch.finfo(torch.float64).tiny)
             error = residual * min(1.0, residual / gap) / max(value, torch.finfo(torch.float64).tiny)
-            exhausted = not len(block) or residual <= tiny * max(value, scale)
+            exhausted = not len(block) or residual <= 8 * tiny * max(value, scale)  # rounding is left
             if exhausted or error <= tolerance or spent:
                 break
         keep = vectors[:, -min(BLOCK + 1, used) :].T.to(basis.dtype)

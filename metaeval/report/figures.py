@@ -12,10 +12,13 @@ from metaeval import registry
 from metaeval.analysis.reading import wish
 
 FIGURES = {
+    "published": "metaeval.report.charts.published:figures",
     "reference": "metaeval.report.charts.reference:figures",
     "curves": "metaeval.report.charts.curves:figures",
     "crossings": "metaeval.report.charts.crossings:figures",
     "classes": "metaeval.report.charts.classes:figures",
+    "published-classes": "metaeval.report.charts.published_classes:figures",
+    "published-shifts": "metaeval.report.charts.published_shifts:figures",
     "cascade": "metaeval.report.charts.cascade:figures",
     "predictors": "metaeval.report.charts.predictors:figures",
     "cost": "metaeval.report.charts.cost:figures",

@@ -16,9 +16,11 @@ import xarray as xr
 
 from metaeval import __version__
 from metaeval.analysis.reading import attacks, attributes, models, norms, wish
+from metaeval.analysis.reading import imported as provenance
 from metaeval.analysis.subset import of_study
 from metaeval.cube.opening import open_cube
-from metaeval.report import words
+from metaeval.report import imported, words
+from metaeval.report.charts.style import CHOSEN
 from metaeval.report.figures import Figure, make_figures
 from metaeval.report.findings import findings, how_sure
 from metaeval.report.legend import legend
@@ -66,19 +68,24 @@ def render(cube: xr.DataTree) -> str:
     """Return the page of a cube as HTML."""
     figures = make_figures(cube)
     charts = any(figure.spec for figure in figures)
-    said = [*findings(cube), *(figure.finding for figure in figures if figure.finding)]
+    chosen = any(CHOSEN in json.dumps(figure.spec) for figure in figures)
+    say = findings, how_sure, trust_section
+    if provenance(cube) is not None:
+        say = imported.findings, imported.how_sure, imported.trust_section
+    found, sure, trust = (speak(cube) for speak in say)
+    said = [*found, *(figure.finding for figure in figures if figure.finding)]
     return Template(_asset("page.html")).substitute(
         policy=POLICY,
         version=escape(__version__),
         title=escape(_about(cube, "title") or _about(cube, "name") or "Robustness report"),
         style=_asset("report.css"),
         about=_summary(cube),
-        legend=legend(cube) if charts else "",
+        legend=legend(cube) if chosen else "",
         findings="".join(f"<li>{sentence}</li>" for sentence in said),
-        sure=how_sure(cube),
+        sure=sure,
         figures="".join(figure_html(figure, models(cube)) for figure in figures),
         measures=measures_section(cube),
-        trust=trust_section(cube),
+        trust=trust,
         provenance=provenance_section(cube),
         date=time.strftime("%Y-%m-%d %H:%M %Z"),
         bundle=f"<script>{_bundle()}</script>" if charts else "",
@@ -137,7 +144,7 @@ def _summary(cube: xr.DataTree) -> str:
     parts = [f"study {name}"] if name else []
     parts.append(words.plural(len(models(cube)), "model"))
     group = next((cube.children[g] for g in ("clean", *norms(cube)) if g in cube.children), None)
-    if group is not None and "total" in group.data_vars:
+    if group is not None and "total" in group.data_vars and (group["total"] >= 0).all():
         parts.append(words.plural(int(group["total"].sum()), "test sample"))
         parts.append(words.plural(group.sizes["class"], "class"))
     for norm in norms(cube):

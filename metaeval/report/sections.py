@@ -110,7 +110,9 @@ def provenance_section(cube: xr.DataTree) -> str:
             parts.append(f"<p>The same for every model: {escape(', '.join(said))}.</p>")
         parts.append(_frame(frame.drop(columns=same), "Models and what tells them apart"))
     flat = flatten({key: value for key, value in attributes(cube).items() if key not in BOOKKEEPING})
-    rows: list[list[str | Cell]] = [[key, Cell(value, kind="text")] for key, value in flat]
+    rows: list[list[str | Cell]] = [
+        [key, Cell(value, kind="text")] for key, value in flat if not key.startswith("imported.checksums.")
+    ]
     if rows:
         parts.append(
             "<h3>Study, versions, hashes</h3>"

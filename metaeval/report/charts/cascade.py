@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from metaeval.analysis import stages
-from metaeval.analysis.reading import Reference, models, norms, references
+from metaeval.analysis.reading import Reference, imported, models, norms, references
 from metaeval.report import words
 from metaeval.report.charts import style
 from metaeval.report.figures import Data, Figure
@@ -48,8 +48,8 @@ def _figure(cube: xr.DataTree, norm: str, name: str, reference: Reference, numbe
         data=Data(stages.COLUMNS, rows),
         table=_table(
             frame,
-            f"Accuracy after each stage of {name} at {where}; minutes are this ε's share of a search that "
-            "serves all ε at once",
+            f"Accuracy after each stage of {name} at {where}; minutes are "
+            + ("as published" if imported(cube) else "this ε's share of a search that serves all ε at once"),
         ),
         open_table=True,
     )

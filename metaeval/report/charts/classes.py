@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from metaeval.analysis import classes
-from metaeval.analysis.reading import WORST_CASE, confidence, coordinate, norms, references, status
+from metaeval.analysis.reading import WORST_CASE, confidence, coordinate, counted_norms, references, status
 from metaeval.report import words
 from metaeval.report.charts import style
 from metaeval.report.figures import Data, Figure
@@ -25,7 +25,7 @@ COLUMNS = ("model", "class", "attack", "epsilon_label", "accuracy", "lower", "up
 
 def figures(cube: xr.DataTree) -> list[Figure]:
     """Return one figure for each norm."""
-    return [_figure(cube, norm) for norm in norms(cube)]
+    return [_figure(cube, norm) for norm in counted_norms(cube)]
 
 
 def _figure(cube: xr.DataTree, norm: str) -> Figure:
@@ -156,7 +156,8 @@ def _table(cube: xr.DataTree, norm: str, face: xr.Dataset) -> str:
         for j in range(at.sizes["class"]):
             share, lower, upper = (float(at[key].values[i, j]) for key in ("accuracy", "lower", "upper"))
             known = not np.isnan(share)
-            note = words.interval(lower, upper) if known else ""
+            note = "as printed" if np.isnan(lower) else words.interval(lower, upper)
+            note = note if known else ""
             cells.append(Cell(words.percent(share), (note,), "number" if known else "missing"))
         rows.append(cells)
     names = [f"{name} ({int(n):,})" for name, n in zip(at["class"].values, at["total"].values, strict=True)]

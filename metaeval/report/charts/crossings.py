@@ -8,7 +8,7 @@ import xarray as xr
 
 from metaeval.analysis import rankings
 from metaeval.analysis.paired import breaking_levels
-from metaeval.analysis.reading import coordinate, models, norms, seed, wish
+from metaeval.analysis.reading import coordinate, models, sampled_norms, seed, wish
 from metaeval.report import words
 from metaeval.report.charts import style
 from metaeval.report.figures import Data, Figure
@@ -26,7 +26,7 @@ def figures(cube: xr.DataTree) -> list[Figure]:
     """Return one figure for each norm under which two models are complete at two epsilons or more."""
     return [
         _figure(cube, norm)
-        for norm in norms(cube)
+        for norm in sampled_norms(cube)
         if cube.children[norm].sizes["epsilon"] > 1
         and int((~breaking_levels(cube, norm).isnull().any("sample")).sum()) > 1
     ]

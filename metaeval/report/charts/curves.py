@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from metaeval.analysis import curves
-from metaeval.analysis.reading import confidence, coordinate, models, norms, status
+from metaeval.analysis.reading import confidence, coordinate, counted_norms, models, status
 from metaeval.report import words
 from metaeval.report.charts import style
 from metaeval.report.figures import Data, Figure
@@ -31,7 +31,7 @@ COLUMNS = (
 
 def figures(cube: xr.DataTree) -> list[Figure]:
     """Return one figure for each norm."""
-    return [_figure(cube, norm) for norm in norms(cube)]
+    return [_figure(cube, norm) for norm in counted_norms(cube)]
 
 
 def _figure(cube: xr.DataTree, norm: str) -> Figure:

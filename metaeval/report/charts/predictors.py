@@ -10,7 +10,7 @@ import xarray as xr
 
 from metaeval.analysis import claims, notions, predictors
 from metaeval.analysis.correlation import FAMILIES_NEEDED
-from metaeval.analysis.reading import models
+from metaeval.analysis.reading import imported, models
 from metaeval.errors import UsageError
 from metaeval.report import words
 from metaeval.report.charts import style
@@ -27,8 +27,11 @@ SHIFTED = re.compile(r"\((?!clean\)|train\)|model\)).*\)$")  # a measure's value
 
 
 def figures(cube: xr.DataTree) -> list[Figure]:
-    """Return the figure of correlations; none for fewer than five models or without anything to correlate."""
-    if len(models(cube)) < MODELS_NEEDED:
+    """Return the figure of correlations; none for fewer than five models or without anything to correlate.
+
+    Imported results have no measures; what correlates with what was published, other figures show.
+    """
+    if len(models(cube)) < MODELS_NEEDED or imported(cube) is not None:
         return []
     try:
         least = predictors.weakest(cube)

@@ -7,7 +7,16 @@ import numpy as np
 import xarray as xr
 
 from metaeval.analysis import curves, tables
-from metaeval.analysis.reading import WORST_CASE, Reference, confidence, coordinate, models, norms, references
+from metaeval.analysis.reading import (
+    WORST_CASE,
+    Reference,
+    confidence,
+    coordinate,
+    models,
+    norms,
+    references,
+    sampled_norms,
+)
 from metaeval.report import words
 from metaeval.report.charts import style
 from metaeval.report.figures import Data, Figure
@@ -33,10 +42,10 @@ def figures(cube: xr.DataTree) -> list[Figure]:
     """Return one figure for each norm and reference epsilon; clean accuracies if there is no attack."""
     made = [
         _figure(cube, norm, reference, number)
-        for norm in norms(cube)
+        for norm in sampled_norms(cube)
         for number, reference in enumerate(references(cube, norm))
     ]
-    return made or _clean(cube)
+    return made or ([] if norms(cube) else _clean(cube))
 
 
 def _figure(cube: xr.DataTree, norm: str, reference: Reference, number: int) -> Figure:
@@ -175,7 +184,7 @@ def _cell(at: xr.Dataset) -> Cell:
 
 def _clean(cube: xr.DataTree) -> list[Figure]:
     """Return the clean accuracies, for a study without attacks."""
-    if "clean" not in cube.children or not models(cube):
+    if "clean" not in cube.children or not models(cube) or (cube.children["clean"]["total"] < 0).any():
         return []
     face = curves.clean_from_cube(cube, confidence(cube))
     names = models(cube)

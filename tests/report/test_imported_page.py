@@ -1,0 +1,262 @@
+"""Pages of imported results: right numbers, what is not supported said, and drawn by a browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from pathlib import Path
+
+import altair as alt
+import browser
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from handmade_cube import handmade_cube
+from scipy import stats
+
+from metaeval.analysis import published
+from metaeval.analysis.paired import holm
+from metaeval.analysis.reading import counted_norms, sampled_norms
+from metaeval.cube import importing
+from metaeval.cube.opening import open_cube
+from metaeval.report import page
+from metaeval.report.figures import Figure, make_figures
+from metaeval.sources.published import predictions, robustbench, table
+from metaeval.sources.published.content import Published
+
+MAPPINGS = Path(__file__).parents[2] / "studies" / "mappings"
+
+
+def cube_of(result: Published, folder: Path) -> xr.DataTree:
+    parts = result.models, result.columns, result.groups, result.provenance(), result.attributes
+    importing.write(folder / result.name, *parts, name=result.name, title=result.title)
+    return open_cube(folder / result.name)
+
+
+@pytest.fixture(scope="module")
+def cubes(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, xr.DataTree]:
+    folder = tmp_path_factory.mktemp("imported")
+    mapped = {
+        "classes": ("robustbench_2023_class_table.csv", "robustbench_2023_classes.toml"),
+        "stages": ("robustbench_2023_stages.csv", "robustbench_2023_stages.toml"),
+        "testbed": ("imagenet_testbed_top1.csv", "imagenet_testbed.toml"),
+    }
+    tables = {key: table.read(shared_data / csv, MAPPINGS / toml) for key, (csv, toml) in mapped.items()}
+    (linf,) = robustbench.read([shared_data / "robustbench_model_info.zip"], "cifar10", "Linf")
+    everything = {
+        "linf": linf,
+        "predictions": predictions.read([shared_data / "cifar10_predictions.npz"]),
+        **tables,
+    }
+    return {name: cube_of(result, folder) for name, result in everything.items()}
+
+
+@pytest.fixture(scope="module")
+def pages(cubes: dict[str, xr.DataTree]) -> dict[str, str]:
+    return {name: page.render(cube) for name, cube in cubes.items()}
+
+
+def text_of(markup: str) -> str:
+    plain = re.sub(r"<script.*?</script>", "", markup, flags=re.DOTALL)
+    return html.unescape(re.sub(r"<[^>]+>", "", plain)).replace("\u00a0", " ")
+
+
+def figures_of(cube: xr.DataTree) -> dict[str, Figure]:
+    return {figure.name: figure for figure in make_figures(cube)}
+
+
+def test_every_page_is_whole(cubes: dict[str, xr.DataTree], pages: dict[str, str]) -> None:
+    shown = {
+        "linf": {"published-best-known-accuracy", "published-autoattack-accuracy"},
+        "predictions": {"clean", "class-accuracy", "shifts", "effective-robustness", "paired"},
+        "classes": {"curves-linf", "classes-linf", "drops-linf"},
+        "stages": {"parameters", "cascade-linf-0"},
+        "testbed": {"shifts", "effective-robustness"},
+    }
+    for name, cube in cubes.items():
+        figures = figures_of(cube)
+        assert set(figures) == shown[name]
+        for figure in figures.values():
+            assert figure.spec is not None
+            alt.Chart.from_dict({**figure.spec, "width": 300})
+            json.dumps(figure.data.rows, allow_nan=False)
+        text = text_of(pages[name])
+        assert "These results were published by others and imported" in text
+        assert "per-sample outcomes" in text or name == "predictions"
+        assert not re.search(r"\bnan\b|\binf\b", text)
+
+
+def test_robustbench(cubes: dict[str, xr.DataTree], pages: dict[str, str]) -> None:
+    text = text_of(pages["linf"])
+    assert (
+        "mean clean accuracy is 87.6 %, the mean accuracy under AutoAttack 52.9 %; the highest is 75.3 % "
+        "(Amini2024MeanSparse_S-WRN-94-16)" in text
+    )
+    assert "Spearman's ρ = 0.49 (95 % family jackknife 0.23 to 0.68; 99 models, 69 families)" in text
+    assert "different ε (93 at 8/255 and 6 at 0.031)" in text
+    assert "test samples" not in text.split("Findings")[0]
+    frame = published.accuracies(cubes["linf"])
+    found = published.rank_correlation(frame["clean_accuracy"], frame["autoattack_accuracy"])
+    expected = stats.spearmanr(frame["clean_accuracy"], frame["autoattack_accuracy"])[0]
+    assert found["spearman"] == pytest.approx(expected)
+    assert found["spearman"] == pytest.approx(0.48766, abs=5e-6)
+
+
+def test_nothing_is_computed_that_rests_on_samples(cubes: dict[str, xr.DataTree]) -> None:
+    assert sampled_norms(cubes["linf"]) == counted_norms(cubes["linf"]) == []
+    assert sampled_norms(cubes["classes"]) == []
+    assert counted_norms(cubes["classes"]) == ["linf"]
+    assert sampled_norms(handmade_cube()) == counted_norms(handmade_cube()) == ["linf"]
+
+
+def test_class_table(cubes: dict[str, xr.DataTree], pages: dict[str, str], shared_data: Path) -> None:
+    frame = pd.read_csv(shared_data / "robustbench_2023_class_table.csv")
+    wide = frame.pivot_table(
+        index=["model", "class"], columns="epsilon", values="accuracy_percent", dropna=False
+    )
+    drop = (wide["0/255"] - wide["8/255"]).unstack("class")
+    found = published.drops(cubes["classes"], "linf")
+    assert found is not None
+    expected = drop.mean().to_numpy() / 100
+    np.testing.assert_allclose(found["average_drop"], expected)
+    assert 100 * expected[3] == pytest.approx(45.31, abs=0.005)
+    np.testing.assert_allclose(found["overall"], expected.mean())
+    text = text_of(pages["classes"])
+    assert "Contradiction: Average drop of class 3: the source prints 42.40 %" in text
+    assert "Average drop of class 3: the source prints 45.31 %" in text
+    assert "the table gives 45.31 %: they agree" in text
+    assert text.count("Contradiction: Clean accuracy of Wang2023Better_WRN-70-16") == 2
+    assert "the source prints 93.23 % (the other table of clean accuracies), the table gives 93.20 %" in text
+    assert "46 printed shares fit no count" in text
+    assert "as printed" in text_of(figures_of(cubes["classes"])["classes-linf"].table)
+    rows = figures_of(cubes["classes"])["classes-linf"].data.rows
+    bai = {
+        (row[1], row[3]): row for row in rows if row[0] == "Bai2023Improving_edm" and row[2] == "worst-case"
+    }
+    assert bai["3", "4/255"][4:7] == [0.6367, None, None]
+    assert bai["4", "8/255"][4:7] == [None, None, None]
+    low, high = bai["3", "0/255"][5:7]
+    assert (low, high) == pytest.approx(stats.binomtest(43, 49).proportion_ci(method="wilson"), abs=1e-4)
+
+
+def test_stages_and_parameters(cubes: dict[str, xr.DataTree], pages: dict[str, str]) -> None:
+    figures = figures_of(cubes["stages"])
+    rows = {(row[0], row[1]): row for row in figures["cascade-linf-0"].data.rows}
+    assert rows["Peng2023Robust", "apgd-ce"][2:] == pytest.approx([0.738, -0.196, 840])
+    assert rows["Wang2023Better_WRN-70-16", "clean"][2] == 0.9223
+    costs = published.cost_of_parameters(cubes["stages"])
+    assert costs["minutes"].tolist() == [250, 127, 23, 202, 23]
+    expected = stats.spearmanr(costs["parameters"], costs["minutes"])[0]
+    assert f"Spearman's ρ = {expected:.2f}" in figures["parameters"].reading
+    assert "minutes are as published" in text_of(figures["cascade-linf-0"].table)
+    assert (
+        "the source prints 93.23 % (the other table of clean accuracies), the table gives 92.23 %"
+        in text_of(pages["stages"])
+    )
+
+
+def test_predictions(cubes: dict[str, xr.DataTree], shared_data: Path) -> None:
+    cube = cubes["predictions"]
+    face = published.shifted(cube)
+    wrn = face.sel(model="wrn_28_10")
+    assert (100 * wrn["accuracy"]).round(2).values.tolist() == [89.71, 90.15]
+    interval = stats.binomtest(round(0.9015 * 2000), 2000).proportion_ci(method="wilson")
+    assert float(wrn["lower"].sel(shift="v6")) == pytest.approx(interval.low)
+    assert float(wrn["clean"]) == pytest.approx(0.9593)
+    frame = published.paired_with_best(cube, "v4")
+    archive = np.load(shared_data / "cifar10_predictions.npz")
+    right = archive["prediction_v4"] == archive["label_v4"]
+    assert frame["accuracy"].iloc[0] == pytest.approx(right.mean(axis=1).max())
+    names = list(archive["model"])
+    best, other = names.index(frame["model"].iloc[0]), names.index("vgg16_keras")
+    row = frame[frame["model"] == "vgg16_keras"].iloc[0]
+    gain = right[other].astype(int) - right[best].astype(int)
+    error = gain.std() / np.sqrt(len(gain))
+    assert row["difference"] == pytest.approx(gain.mean())
+    assert row["upper"] - row["difference"] == pytest.approx(stats.norm.ppf(0.975) * error)
+    pairs = [
+        stats.binomtest(int((right[i] & ~right[j]).sum()), max(int((right[i] ^ right[j]).sum()), 1)).pvalue
+        for i in range(30)
+        for j in range(i + 1, 30)
+    ]
+    first, second = sorted((best, other))
+    position = [(i, j) for i in range(30) for j in range(i + 1, 30)].index((first, second))
+    assert row["p"] == pytest.approx(max(holm(pairs)[position], 0), rel=1e-6, abs=1e-12)
+
+
+def test_holes_stay_holes(cubes: dict[str, xr.DataTree], pages: dict[str, str], shared_data: Path) -> None:
+    face = published.shifted(cubes["testbed"])
+    frame = pd.read_csv(shared_data / "imagenet_testbed_top1.csv", index_col="model")
+    fog = frame[[f"imagenet-c.fog.{level}_on-disk" for level in range(1, 6)]] / 100
+    found = face["accuracy"].sel(shift="fog (on-disk)").values
+    np.testing.assert_allclose(found, fog.mean(axis=1, skipna=False))
+    assert np.isnan(found).sum() == fog.isna().any(axis=1).sum() > 100
+    text = text_of(pages["testbed"])
+    assert "45,774 of 71,994 results are given (64 %)" in text
+    assert "no interval over test samples" in text
+
+
+def small(folder: Path, text: str) -> xr.DataTree:
+    (folder / "t.csv").write_text(text)
+    return cube_of(table.read(folder / "t.csv"), folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model,clean,fog\na,90,50\n", "not estimable: 1 baseline models"),
+        ("model,fog\na,50\nb,40\n", "does not say which column is the original test set"),
+        ("model,fog,snow\na,,\nb,,\n", "Columns without any result: fog, snow"),
+        ("model,clean,fog\na,90,50\nb,90,50\nc,90,50\nd,90,50\n", "not estimable"),
+    ],
+)
+def test_little_is_said_of_little(tmp_path: Path, text: str, said: str) -> None:
+    words = text_of(page.render(small(tmp_path, text)))
+    assert said in words
+    assert not re.search(r"\bnan\b", words)
+
+
+def test_one_class_one_model_and_ties(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(json.dumps({"label": [0, 0], "prediction": {"m": [0, 0]}}))
+    text = text_of(page.render(cube_of(predictions.read([tmp_path / "p.json"]), tmp_path)))
+    assert "Without an attack the accuracy is 100 % (m, 34.2 to 100.0 %)" in text
+    assert "Models compared" not in text
+    said = {"label": [0, 1, 2, 1], "prediction": {"m": [0, 1, 2, 1], "n": [0, 1, 2, 1]}}
+    (tmp_path / "q.json").write_text(json.dumps(said))
+    cube = cube_of(predictions.read([tmp_path / "q.json"]), tmp_path)
+    assert "every model has the same accuracy, 100 %" in text_of(page.render(cube))
+    assert published.paired_with_best(cube)["p"].iloc[1] == 1
+
+
+def test_names_that_look_like_markup_are_escaped(tmp_path: Path) -> None:
+    cube = small(tmp_path, "model,clean,<img src=x>\n<script>alert(1)</script>,90,50\nb,80,40\n")
+    main = page.render(cube).partition("<main>")[2].partition("</main>")[0]
+    assert "alert(1)" in main
+    assert "<script>alert" not in main
+    assert "<img" not in main
+
+
+@pytest.mark.skipif(
+    bool(browser.missing()) and os.environ.get("CI") != "true", reason=f"missing: {browser.missing()}"
+)
+def test_a_browser_draws_every_chart(
+    cubes: dict[str, xr.DataTree], pages: dict[str, str], tmp_path: Path
+) -> None:
+    with browser.Browser(tmp_path / "profile") as chromium:
+        chromium.size(1100, 900)
+        for name in ("linf", "predictions"):
+            path = tmp_path / f"{name}.html"
+            path.write_text(pages[name], encoding="utf-8")
+            chromium.open(path)
+            count = chromium.run("return document.querySelectorAll('.chart').length")
+            chromium.run("return metaeval.drawAll()")
+            drawn = "return document.querySelectorAll('.chart[data-drawn=yes]').length"
+            assert chromium.run(drawn) == count > 0
+            assert chromium.run("return window.metaeval.errors") == []
+            assert chromium.requests() == [path.resolve().as_uri()]
+            marks = chromium.run("return document.querySelectorAll('.mark-symbol path').length")
+            assert marks >= (2 * 99 if name == "linf" else 30)
+            assert not [entry for entry in chromium.logs("browser") if entry["level"] == "SEVERE"]
