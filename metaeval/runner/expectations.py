@@ -41,7 +41,7 @@ def check_loaded(prepared: Prepared, store: CubeStore, device: torch.device) -> 
     forwards = 0
     samples = prepared.samples
     for entry in prepared.entries:
-        if entry.needs_training or not entry.expect or not prepared.tasks(entry.name):
+        if entry.needs_training or not entry.expect or not prepared.asked(entry.name):
             continue
 
         def check(prediction: Labels, published: float | None = entry.published_accuracy) -> None:

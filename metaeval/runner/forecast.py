@@ -39,7 +39,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class ModelForecast:
-    """What one model will cost: `training` passes and the `tasks` that are still to do."""
+    """What one model will cost: `training` passes and the `tasks` that are still to do.
+
+    `skipped` says, in words, which attacks do not apply to it.
+    """
 
     model: str
     speed: Speed
@@ -47,6 +50,7 @@ class ModelForecast:
     tasks: int
     finished: int
     attacks: Cost
+    skipped: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -131,6 +135,8 @@ class Forecast:
             "",
             *self.missing,
             *([""] if self.missing else []),
+            *(skipped := [line for model in self.models.values() for line in model.skipped]),
+            *([""] if skipped else []),
             f"{tasks} tasks to do, {finished} recorded; about {duration(self.seconds)} on this machine",
         ]
         if self.evidence_bytes:
@@ -163,6 +169,12 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
             len(open_tasks),
             len(tasks) - len(open_tasks),
             cost,
+            tuple(
+                dict.fromkeys(
+                    f"{entry.name}: {task.attack.attack} ({task.attack.norm}) is skipped: {reason}"
+                    for task, reason in prepared.skips(entry.name)
+                )
+            ),
         )
     attacks = tuple(
         {

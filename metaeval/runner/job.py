@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from metaeval.cube.journal import Task as Key
 from metaeval.cube.locks import Lock
 from metaeval.cube.store import CubeStore
 from metaeval.runner.cache import cache_directory, is_trained
@@ -94,7 +95,7 @@ class Job:
             with Progress(expected.seconds, quiet=quiet) as self.progress, fitting_threads(shape):
                 self.summary.verification += check_loaded(self.prepared, self.store, self.device)
                 for entry in self.prepared.entries:
-                    if self.prepared.tasks(entry.name):
+                    if self.prepared.asked(entry.name):
                         self._run_model(entry, expected)
                     else:
                         self._recall(entry)
@@ -131,6 +132,8 @@ class Job:
         except Exception as error:
             for task in tasks:
                 self._fail(task, error)
+            if not tasks:
+                self.summary.failures.append(f"{entry.name}: {type(error).__name__}: {error}")
             return
         self.summary.verification += forwards
         self._know(entry, model)
@@ -150,6 +153,14 @@ class Job:
         self.loaded[entry.name] = model
         for task in self.plan.tasks(entry.name):
             self.identities[entry.name, task.attack.norm, task.attack.attack] = self.identity(task, model)
+        for task, reason in self.plan.skips(entry.name):
+            attack, identity = task.attack, self.identity(task, model)
+            self.identities[entry.name, attack.norm, attack.attack] = identity
+            skip = self.store.journal.skip(Key(entry.name, attack.norm, attack.attack, task.shard))
+            if skip is None or (skip.reason, skip.identity) != (reason, identity):
+                self.store.skip_column(
+                    entry.name, attack.norm, attack.attack, task.shard, reason, identity=identity
+                )
 
     def _recall(self, entry: ModelEntry) -> None:
         """Identify a model of which no task was asked for, if that takes no training."""

@@ -12,6 +12,7 @@ from typing import Any
 from metaeval.attacks import catalogue
 from metaeval.attacks.presets import OWN, PRESETS, stages_of
 from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
+from metaeval.runner.applicable import inapplicable
 from metaeval.sources.data import Dataset, Samples, open_data, take
 from metaeval.sources.models import ModelEntry, expand_models
 from metaeval.study.checks import unknown_preset
@@ -44,6 +45,15 @@ class Prepared:
     def tasks(self, model: str) -> list[Task]:
         """Return the tasks of one model that were asked for."""
         return [task for task in self.plan.tasks(model) if self.only is None or _matches(task, self.only)]
+
+    def skips(self, model: str) -> list[tuple[Task, str]]:
+        """Return the tasks of one model that were asked for and do not apply to it, and why."""
+        skips = self.plan.skips(model)
+        return [(task, why) for task, why in skips if self.only is None or _matches(task, self.only)]
+
+    def asked(self, model: str) -> bool:
+        """Tell whether anything of a model was asked for."""
+        return bool(self.tasks(model) or self.skips(model))
 
 
 def prepare(study: Study, *, only: str | None = None, limit: int | None = None) -> Prepared:
@@ -85,9 +95,10 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     if problems or attack_problems:
         raise StudyError([*problems, *attack_problems], missing=missing and not attack_problems)
     assert samples is not None
-    plan = Plan(len(samples.y), tuple(entry.name for entry in entries), tuple(attacks))
+    names = tuple(entry.name for entry in entries)
+    plan = Plan(len(samples.y), names, tuple(attacks), inapplicable(entries, attacks))
     prepared = Prepared(study, plan, samples, tuple(entries), only)
-    if only and not any(prepared.tasks(model) for model in plan.models):
+    if only and not any(prepared.asked(model) for model in plan.models):
         raise UsageError(f"--only {only!r} matches no task; tasks are named model/norm/attack")
     return prepared
 
@@ -108,7 +119,7 @@ def with_weights(prepared: Prepared, *, quiet: bool = False) -> Prepared:
         if not quiet:
             print(text, file=sys.stderr)
 
-    asked = [entry for entry in prepared.entries if prepared.tasks(entry.name)]
+    asked = [entry for entry in prepared.entries if prepared.asked(entry.name)]
     fetched = {entry.name: entry for entry in fetch_models(asked, note)}
     return replace(prepared, entries=tuple(fetched.get(entry.name, entry) for entry in prepared.entries))
 
