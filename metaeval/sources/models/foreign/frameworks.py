@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ class Framework:
         Whether attacks can ask its models for gradients.
     endings : tuple of str
         Of the files of weights that are read for the user.
+    first : str
+        A package to import before it, if it is installed.
     environment : mapping
         Variables to set, where unset, before the package is imported; ``{threads}`` stands for torch's.
     """
@@ -33,6 +36,7 @@ class Framework:
     adapt: str
     gradients: bool = True
     endings: tuple[str, ...] = ()
+    first: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -45,6 +49,9 @@ class Framework:
     def prepare(self) -> None:
         """Set the environment of a framework; nothing of it may have been imported before."""
         import torch
+
+        if self.first and importlib.util.find_spec(self.first) is not None:
+            importlib.import_module(self.first)
 
         for name, value in self.environment.items():
             os.environ.setdefault(name, value.format(threads=torch.get_num_threads()))
@@ -66,6 +73,9 @@ FRAMEWORKS = {
         extra="tensorflow",
         adapt="metaeval.sources.models.foreign.tensorflow_models:adapt",
         endings=(".keras", ".weights.h5"),
+        # Both bring LLVM. Where TensorFlow's is there first, torch ends the process when it imports Triton,
+        # as it does for tensors on the device "meta".
+        first="triton",
         environment={
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             "TF_NUM_INTRAOP_THREADS": "{threads}",

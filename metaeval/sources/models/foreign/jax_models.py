@@ -208,7 +208,8 @@ def _constants(call: Apply, tree: Tree, shape: tuple[int, ...]) -> dict[str, np.
     programs = []
     for _ in range(2):
         try:
-            traced = jax.make_jaxpr(call)(tree, x)
+            # A function of its own each time: what was traced before would not be traced again.
+            traced = jax.make_jaxpr(lambda tree, x: call(tree, x))(tree, x)
         except jax.errors.UnexpectedTracerError:
             raise UsageError(CHANGES) from None
         programs.append(re.sub(r"0x[0-9a-f]+", "", str(traced)))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 LOADER = "metaeval.sources.models.foreign.tables:load"
 WHOLE = ".keras"  # the one file that needs no callable
+SHOWN = 300  # characters of what a framework says
 WEIGHTS = "weights"  # a callable with this parameter reads the file itself
 
 
@@ -81,16 +85,8 @@ def misfits(entry: ModelEntry) -> list[Problem]:
 
     try:
         module = load(entry)
-        try:
+        with _said_of(entry, computing=True):
             probe(entry.adapted(module), entry.shape, entry.classes)
-        except UsageError as error:
-            raise UsageError(f"{entry.architecture}: {error}") from None
-        except Exception as error:
-            seen = f"inputs {entry.seen_shape} ({entry.input_layout})"
-            message = (
-                f"{entry.architecture} cannot be computed with {seen}: {_first(error)}; check input_layout"
-            )
-            raise UsageError(message) from error
     except UsageError as error:
         return [entry.problem(str(error))]
     return []
@@ -109,20 +105,33 @@ def load(entry: ModelEntry) -> nn.Module:
     framework = FRAMEWORKS[entry.source]
     framework.prepare()
     weights = entry.weights
-    try:
-        built = None
-        if not (weights and weights.name.endswith(WHOLE)):
-            given = {"shape": entry.seen_shape, "classes": entry.classes, WEIGHTS: weights}
+    built = None
+    if not (weights and weights.name.endswith(WHOLE)):
+        given = {"shape": entry.seen_shape, "classes": entry.classes, WEIGHTS: weights}
+        with _said_of(entry, computing=False):
             built = call_architecture(entry.architecture, entry.architecture_settings, given)
-            if _reads_itself(entry.architecture):
-                weights = None
-        adapt = registry.resolve(framework.adapt)
-        model = adapt(built, weights=weights, shape=entry.seen_shape, classes=entry.classes)
+        if _reads_itself(entry.architecture):
+            weights = None
+    adapt = registry.resolve(framework.adapt)
+    with _said_of(entry, computing=True):
+        return Foreign(adapt(built, weights=weights, shape=entry.seen_shape, classes=entry.classes))
+
+
+@contextmanager
+def _said_of(entry: ModelEntry, *, computing: bool) -> Iterator[None]:
+    """Say of which model something is wrong, whatever the user's code or its framework raises."""
+    try:
+        yield
     except UsageError as error:
         raise UsageError(f"{entry.architecture}: {error}") from error
-    except Exception as error:  # of the user's code, or of the framework with it
-        raise UsageError(f"{entry.architecture} cannot be built: {_first(error)}") from error
-    return Foreign(model)
+    except Exception as error:
+        first = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())[:SHOWN]
+        what, advice = "be built", ""
+        if computing:
+            what = f"be computed with inputs {entry.seen_shape} ({entry.input_layout})"
+            advice = "; check input_layout"
+        message = f"{entry.architecture} cannot {what}: {type(error).__name__}: {first}{advice}"
+        raise UsageError(message) from error
 
 
 def _settings(study: Study, index: int, problems: list[Problem]) -> dict[str, Any]:
@@ -181,8 +190,3 @@ def _reads_itself(reference: str) -> bool:
 
 def _name(path: Path | None) -> str:
     return path.name if path else ""
-
-
-def _first(error: BaseException) -> str:
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first.strip()[:300]}"

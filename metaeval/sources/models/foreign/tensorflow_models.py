@@ -51,10 +51,11 @@ def adapt(built: Any, *, weights: Path | None, shape: tuple[int, ...], classes: 
     signature = [tf.TensorSpec((None, *shape), tf.float32)]  # any batch: nothing is traced again
     program = tf.function(logits_of, input_signature=signature, autograph=False)
     traced = program.get_concrete_function()
-    named = {f"{i} {variable.name}": variable.numpy() for i, variable in enumerate(traced.graph.variables)}
+    variables = _variables(traced)
+    named = {f"{i} {variable.name}": variable.numpy() for i, variable in enumerate(variables)}
     check_values(named)
     program(tf.zeros((2, *shape)))
-    for variable, (name, value) in zip(traced.graph.variables, named.items(), strict=True):
+    for variable, (name, value) in zip(variables, named.items(), strict=True):
         if not np.array_equal(variable.numpy(), value):
             raise UsageError(
                 f"it changes its state when it is called ({name}): build it so that it evaluates"
@@ -119,6 +120,12 @@ def _filled(built: Any, weights: Path, shape: tuple[int, ...]) -> Any:
     except Exception as error:  # a damaged file raises nearly anything
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UsageError(f"{weights.name} cannot be read or does not fit: {first}") from None
+
+
+def _variables(traced: Any) -> list[Any]:
+    """Return the variables of a traced function in the order in which it first reads them."""
+    order = {id(captured): i for i, captured in enumerate(traced.captured_inputs)}
+    return sorted(traced.graph.variables, key=lambda variable: order.get(id(variable.handle), len(order)))
 
 
 def _constants(traced: Any) -> list[str]:
