@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,17 @@ from sklearn.ensemble import RandomForestClassifier
 
 from metaeval import open_cube
 from metaeval.attacks import sweep
-from metaeval.errors import UsageError
+from metaeval.cube.verify import verify
+from metaeval.errors import StudyError, UsageError
+from metaeval.report.page import write_report
+from metaeval.runner import job
+from metaeval.runner.forecast import forecast
+from metaeval.runner.job import Summary
+from metaeval.runner.prepare import prepare
+from metaeval.runner.run import run_study
 from metaeval.sources.models.foreign.adapter import Foreign
 from metaeval.sources.models.foreign.black_boxes import SMALLEST, adapt_estimator, adapt_function
+from metaeval.study import load_study
 
 BOXES = """
 import numpy as np
@@ -73,8 +82,8 @@ def not_a_number():
 """
 
 FOREST = '[[models]]\nsource = "sklearn"\nname = "forest"\nmodel = "boxes:forest"\n'
-CASCADE = '\n[[threat_models]]\nnorm = "l2"\nepsilons = ["0.5"]\nattacks = ["apgd-ce", "square"]\nmode = "cascade"\n'
-BLACK = '\n[[threat_models]]\nnorm = "l2"\nepsilons = ["0.5"]\nattacks = ["square"]\nmode = "cascade"\n'
+L2 = '\n[[threat_models]]\nnorm = "l2"\nepsilons = ["0.5"]\nmode = "cascade"\n'
+CASCADE, BLACK = (L2 + f"attacks = {attacks}\n" for attacks in ('["apgd-ce", "square"]', '["square"]'))
 QUERIES = '\n[[threat_models.attack]]\nname = "square"\nqueries = 20\n'
 
 
@@ -121,7 +130,8 @@ def test_a_sweep_says_what_its_logits_are() -> None:
     means = np.stack([x[y == label].mean(axis=0) for label in range(10)]).reshape(1, 10, 64)
 
     def predict(x: np.ndarray) -> np.ndarray:
-        scores = np.exp(-10 * ((x.reshape(len(x), 1, 64) - means) ** 2).sum(axis=2))
+        distance = ((x.reshape(len(x), 1, 64) - means) ** 2).sum(axis=2)
+        scores = np.exp(-10 * (distance - distance.min(axis=1, keepdims=True)))
         return scores / scores.sum(axis=1, keepdims=True)
 
     box = Foreign(adapt_function(predict, weights=None, shape=(1, 8, 8), classes=10))
@@ -174,7 +184,7 @@ def test_what_is_no_probability_stops_an_attack() -> None:
         ("sklearn", "shifted", "its classes_ are [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]; whole numbers from 0 to 9"),
         ("sklearn", "words", "its classes_ are ['digit 0'"),
         ("sklearn", "unfitted", "gives RandomForestClassifier, which is not fitted"),
-        ("sklearn", "machine", "gives type SVC without predict_proba"),
+        ("sklearn", "machine", "gives type SVC, without predict_proba"),
         (
             "sklearn",
             "wide",
@@ -190,37 +200,47 @@ def test_what_is_no_probability_stops_an_attack() -> None:
 def test_models_that_are_no_black_boxes(
     source: str, model: str, message: str, study: Callable[..., Path]
 ) -> None:
-    from metaeval.errors import StudyError
-    from metaeval.runner.prepare import prepare
-    from metaeval.study import load_study
-
     path = study(f'[[models]]\nsource = "{source}"\nmodel = "boxes:{model}"\n', '["square"]')
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(path.parent))
-        patch.delitem(__import__("sys").modules, "boxes", raising=False)
+        patch.delitem(sys.modules, "boxes", raising=False)
         with pytest.raises(StudyError) as raised:
             prepare(load_study(path))
-        patch.delitem(__import__("sys").modules, "boxes", raising=False)
+        patch.delitem(sys.modules, "boxes", raising=False)
     assert raised.value.exit_code == 2
     assert message in str(raised.value)
 
 
-def test_attacks_with_gradients_are_skipped(counted: Counted, study: Callable[..., Path]) -> None:
+@pytest.fixture
+def run(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Summary]]:
+    """Return a function that runs the study of the folder, in this process."""
+    monkeypatch.syspath_prepend(str(counted.folder))
+    monkeypatch.chdir(counted.folder)
+    sys.modules.pop("boxes", None)
+    sys.modules.pop("networks", None)
+    yield lambda path, **more: run_study(load_study(path), quiet=True, device="cpu", **more)
+    sys.modules.pop("boxes", None)
+    sys.modules.pop("networks", None)
+
+
+def test_attacks_with_gradients_are_skipped(
+    counted: Counted, study: Callable[..., Path], run: Callable[..., Summary]
+) -> None:
     """The plan says so, the cube marks them, and the worst case is over the others."""
     linear = (
         '\n[[models]]\nsource = "checkpoint"\nname = "linear"\narchitecture = "networks:counting"\n'
         'weights = "one.safetensors"\n'
     )
-    study(FOREST + linear, extra=QUERIES + CASCADE + QUERIES)
-    plan = counted.metaeval("plan", "study.toml").stdout
+    path = study(FOREST + linear, extra=QUERIES + CASCADE + QUERIES)
+    folder = counted.folder / "reports/counted"
+    plan = forecast(prepare(load_study(path)), directory=folder, device=torch.device("cpu")).text()
     reason = "needs gradients, which this model does not give"
     assert f"forest: apgd-ce (linf) is skipped: it {reason}" in plan
     assert f"forest: cascade (l2) is skipped: apgd-ce of it {reason}" in plan
     assert "linear: " not in plan
     assert "4 tasks to do" in plan
-    said = counted.metaeval("run", "study.toml").stdout
-    assert "4 tasks computed, 0 reused" in said
-    cube = open_cube(counted.folder / "reports/counted")
+    assert (run(path).computed, run(path).reused) == (4, 4)  # nothing is computed twice
+    cube = open_cube(folder)
     linf, l2 = (cube[norm].to_dataset() for norm in ("linf", "l2"))
     for model, status, members in (
         ("forest", [1, 3, 1], [False, False, True]),
@@ -233,40 +253,39 @@ def test_attacks_with_gradients_are_skipped(counted: Counted, study: Callable[..
     assert forest.sel(attack="apgd-ce").isnull().all()
     assert str(l2.reason.sel(model="forest", attack="worst-case").item()) == "no attack applies"
     assert l2.status.sel(model="forest").values.tolist() == [3, 3]
-    page = (counted.folder / "reports/counted/report.html").read_text()
+    page = write_report(folder, folder / "report.html").read_text()
     assert "attacks do not apply to it" in page
+    assert "2 attacks on a model do not apply (for example forest, " in page
     assert "results are missing" not in page
-    assert not (cube["models"]["parameters"].sel(model="forest").item() >= 0)  # not known
-    # Nothing is computed twice, and nothing stored has to be explained away.
-    assert "0 tasks computed, 4 reused" in counted.metaeval("run", "study.toml").stdout
-    counted.metaeval("verify", "study.toml")
+    assert np.isnan(cube["models"]["parameters"].sel(model="forest").item())  # not known
+    assert verify(folder) == []
     # Where the model gets gradients, the skips of the black box no longer count.
-    study(linear.replace('"linear"', '"forest"'), extra=QUERIES)
-    counted.metaeval("run", "study.toml", "--only", "*/*/square")
-    rows = open_cube(counted.folder / "reports/counted")["linf"].to_dataset()
+    run(study(linear.replace('"linear"', '"forest"')), only="*/*/square")
+    rows = open_cube(folder)["linf"].to_dataset()
     assert rows.status.sel(model="forest", attack="apgd-ce") == 0
 
 
 def test_a_model_to_which_no_attack_applies_has_a_clean_accuracy(
-    counted: Counted, study: Callable[..., Path]
+    counted: Counted, study: Callable[..., Path], run: Callable[..., Summary]
 ) -> None:
-    study(FOREST, '["apgd-ce"]', "")
-    assert "0 tasks computed" in counted.metaeval("run", "study.toml").stdout
+    assert run(study(FOREST, '["apgd-ce"]', "")).computed == 0
     cube = open_cube(counted.folder / "reports/counted")
     assert 0.5 < cube["clean"]["correct"].sum() / 20 <= 1
     assert cube["linf"]["status"].values.tolist() == [[3, 3]]
-    study(FOREST, '["square"]', BLACK.replace("[[threat_models]]", "[[threat_models]]"))
-    assert "2 tasks computed" in counted.metaeval("run", "study.toml").stdout
+    summary = run(study(FOREST, '["square"]', QUERIES + BLACK + QUERIES))  # a cascade of black boxes applies
+    assert (summary.computed, summary.failures) == (2, [])
 
 
-def test_a_model_that_fails_later_is_said(counted: Counted, study: Callable[..., Path]) -> None:
+def test_a_model_that_fails_later_is_said(
+    study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where it has no task that could fail."""
-    flaky = (
-        "\n\ndef flaky():\n    import os\n    count = int(os.environ.setdefault('BUILT', '0')) + 1\n"
-        "    os.environ['BUILT'] = str(count)\n    if count > 2:\n        raise OSError('gone')\n    return forest()\n"
-    )
-    study(FOREST.replace("boxes:forest", "boxes:flaky"), '["apgd-ce"]', "")
-    (counted.folder / "boxes.py").write_text(BOXES + flaky)
-    result = counted.metaeval("run", "study.toml", expect=3)
-    assert "failed: forest: " in result.stderr
-    assert "OSError: gone" in result.stderr
+    path = study(FOREST, '["apgd-ce"]', "")
+    monkeypatch.syspath_prepend(str(path.parent))
+
+    def gone(entry: object) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr(job, "load_model", gone)
+    summary = run_study(load_study(path), output=tmp_path / "out", quiet=True, device="cpu")
+    assert summary.failures == ["forest: OSError: gone"]

@@ -357,7 +357,7 @@ def test_files_of_flax(entry: Any, wrong: Any, tmp_path: Path) -> None:
     save_file(zeros, tmp_path / "zeros.safetensors")
     identities = {}
     for file in ("whole.safetensors", "parameters.safetensors", "flax.msgpack", "zeros.safetensors"):
-        for model in ("linen_module", "linen"):
+        for model in ("linen_module", "linen") if file == "flax.msgpack" else ("linen",):
             found = entry('source = "jax"', f'model = "users:{model}"', f'weights = "{file}"')
             loaded = load_model(found)
             identities[file, model] = loaded.identity
@@ -427,7 +427,7 @@ def test_batches_of_any_size_and_place_in_memory(name: str, entry: Any) -> None:
     x, y = some_digits()
     expected, slopes = module(x), gradient(module, x, y)
     store = torch.zeros(x.numel() + 3)
-    for n in (1, 2, 7, 8, 9, 33):
+    for n in (1, 8, 9, 33):
         for offset in range(3):  # a place in memory that another framework may not like
             part = store[offset : offset + x[:n].numel()].view(n, 1, 8, 8)
             part.copy_(x[:n])
