@@ -13,10 +13,11 @@ from metaeval.attacks import catalogue
 from metaeval.attacks.presets import OWN, PRESETS, stages_of
 from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
 from metaeval.runner.applicable import inapplicable
+from metaeval.runner.measure_plan import plan_measures
 from metaeval.sources.data import Dataset, Samples, open_data, take
 from metaeval.sources.models import ModelEntry, expand_models
 from metaeval.study.checks import unknown_preset
-from metaeval.study.plan import AttackPlan, Cost, Plan, StagePlan, Task
+from metaeval.study.plan import AttackPlan, Cost, MeasurePlan, Plan, StagePlan, Task
 from metaeval.study.positions import Loc
 from metaeval.study.schema import Study
 
@@ -42,18 +43,26 @@ class Prepared:
         """Return the passes that training a model takes, nothing if it is only loaded."""
         return Cost(*entry.training.passes(len(self.training_data))) if entry.training else Cost()
 
+    def measures(self, model: str) -> list[MeasurePlan]:
+        """Return the measures of one model that were asked for."""
+        return [m for m in self.plan.measures if _asked(f"{model}/measures/{m.name}", self.only)]
+
+    def work(self, model: str) -> list[Task | MeasurePlan]:
+        """Return all that was asked for of one model."""
+        return [*self.tasks(model), *self.measures(model)]
+
     def tasks(self, model: str) -> list[Task]:
         """Return the tasks of one model that were asked for."""
-        return [task for task in self.plan.tasks(model) if self.only is None or _matches(task, self.only)]
+        return [task for task in self.plan.tasks(model) if _asked(_title(task), self.only)]
 
     def skips(self, model: str) -> list[tuple[Task, str]]:
         """Return the tasks of one model that were asked for and do not apply to it, and why."""
         skips = self.plan.skips(model)
-        return [(task, why) for task, why in skips if self.only is None or _matches(task, self.only)]
+        return [(task, why) for task, why in skips if _asked(_title(task), self.only)]
 
     def asked(self, model: str) -> bool:
         """Tell whether anything of a model was asked for."""
-        return bool(self.tasks(model) or self.skips(model))
+        return bool(self.work(model) or self.skips(model))
 
 
 def prepare(study: Study, *, only: str | None = None, limit: int | None = None) -> Prepared:
@@ -62,7 +71,7 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     Parameters
     ----------
     only : str, optional
-        Pattern of ``model/norm/attack``; tasks that do not match are left out.
+        Pattern of ``model/norm/attack`` and ``model/measures/name``; what does not match is left out.
     limit : int, optional
         Use only the first samples of the study.
 
@@ -92,6 +101,8 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
         classes=len(samples.class_names) if samples else None,
         shape=samples.x.shape[1:] if samples else None,
     )
+    measures, measure_problems = plan_measures(study, samples=len(samples.y) if samples else 0)
+    attack_problems += measure_problems
     attack_problems += _analysis_problems(
         study,
         {
@@ -104,7 +115,9 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
         raise StudyError([*problems, *attack_problems], missing=missing and not attack_problems)
     assert samples is not None
     names = tuple(entry.name for entry in entries)
-    plan = Plan(len(samples.y), names, tuple(attacks), inapplicable(entries, attacks))
+    plan = Plan(
+        len(samples.y), names, tuple(attacks), tuple(measures), skipped=inapplicable(entries, attacks)
+    )
     prepared = Prepared(study, plan, samples, tuple(entries), only)
     if only and not any(prepared.asked(model) for model in plan.models):
         raise UsageError(f"--only {only!r} matches no task; tasks are named model/norm/attack")
@@ -268,5 +281,9 @@ def _cascade(name: str, planned: Sequence[AttackPlan]) -> AttackPlan:
     )
 
 
-def _matches(task: Task, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(f"{task.model}/{task.attack.norm}/{task.attack.attack}", pattern)
+def _title(task: Task) -> str:
+    return f"{task.model}/{task.attack.norm}/{task.attack.attack}"
+
+
+def _asked(title: str, pattern: str | None) -> bool:
+    return pattern is None or fnmatch.fnmatchcase(title, pattern)

@@ -36,6 +36,7 @@ from metaeval.study.inputs import (
     TensorflowModel,
     TrainModel,
 )
+from metaeval.study.measures import MeasuresTable
 from metaeval.study.origin import Origin
 from metaeval.study.positions import Loc
 
@@ -201,6 +202,7 @@ class Study(Table):
     data: Data
     models: tuple[Model, ...] = Field(min_length=1)
     threat_models: tuple[ThreatModel, ...] = Field(min_length=1)
+    measures: MeasuresTable | None = None
     analysis: AnalysisTable = AnalysisTable()
     report: ReportTable = ReportTable()
 

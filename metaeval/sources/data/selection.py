@@ -71,7 +71,10 @@ def take(study: Study, dataset: Dataset, *, limit: int | None = None) -> Samples
         trap = sorted_prefix(dataset.labels, number, dataset.class_names)
         if trap:
             raise StudyError([study.problem(("data", "select"), trap, "stratified")])
-    order = selection_order(dataset.labels, data.select, study.study.seed)[:number]
+    return _read(dataset, selection_order(dataset.labels, data.select, study.study.seed)[:number])
+
+
+def _read(dataset: Dataset, order: npt.NDArray[np.int64]) -> Samples:
     x = dataset.read(order)
     return Samples(
         x=x,
@@ -80,6 +83,19 @@ def take(study: Study, dataset: Dataset, *, limit: int | None = None) -> Samples
         hashes=tuple(hash_samples(x)),
         class_names=dataset.class_names,
     )
+
+
+def take_training(dataset: Dataset, number: int | str, seed: int) -> Samples:
+    """Read the training samples that measures look at: the first of one random order.
+
+    Parameters
+    ----------
+    number : int or str
+        How many; ``all`` of them if it is that word, or if there are fewer.
+    """
+    wanted = len(dataset) if number == "all" else min(int(number), len(dataset))
+    order = selection_order(dataset.labels, "random", seed)[:wanted]
+    return _read(dataset, order)
 
 
 def sorted_prefix(labels: npt.NDArray[np.int64], number: int, class_names: tuple[str, ...]) -> str | None:
