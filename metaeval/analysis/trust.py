@@ -10,7 +10,15 @@ import xarray as xr
 from metaeval.analysis import curves
 from metaeval.analysis.reading import attacks, models, norm_dataset, norms, status
 
-FOOTNOTES = ("loss_switched", "incomplete", "reduced", "rejected_claims", "overruled", "train_mode")
+FOOTNOTES = (
+    "loss_switched",
+    "incomplete",
+    "reduced",
+    "rejected_claims",
+    "overruled",
+    "train_mode",
+    "log_probabilities",
+)
 SHARES = ("zero_gradient", "unperturbed", "only_black_box")
 NOTABLE_SHARE = 0.01  # a sample or two of these are no sign
 
@@ -54,8 +62,9 @@ def signs(cube: xr.DataTree) -> list[Sign]:
             for attack in attacks(cube, norm):
                 if "reduced" in group.coords and str(group["reduced"].sel(attack=attack).item()):
                     note(model, "reduced", norm, attack, 1.0)
-                if words.sel(model=model, attack=attack).item() != "ok":
-                    note(model, "incomplete", norm, attack, 1.0)
+                state = words.sel(model=model, attack=attack).item()
+                if state != "ok":
+                    note(model, "skipped" if state == "skipped" else "incomplete", norm, attack, 1.0)
                     continue
                 place = group.sel(model=model, attack=attack)
                 for flag in group["flag"].values if "flags" in group else ():

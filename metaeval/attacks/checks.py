@@ -23,6 +23,7 @@ FLAG_MEANINGS = {
     "attack went on with the DLR loss",
     "randomised": "1 if two forward passes of the same inputs disagree; adversarials go by the majority of 9",
     "probabilities": "1 if the outputs look like probabilities and not like logits",
+    "log_probabilities": "1 if the logits are logarithms of probabilities: a black box's, or a log-softmax's",
     "nonfinite_logits": "share of samples whose logits contain NaN; they count as misclassified",
     "train_mode": "1 if a module came in training mode or an attack left it so; evaluated without",
     "buffers_changed": "1 if a buffer of the model changed while it was attacked; it was put back after",
@@ -74,7 +75,13 @@ def check_outputs(evaluator: Evaluator, x: Tensor) -> tuple[int, Flags]:
     probable = ((first >= -PROBABILITIES) & (first <= 1 + PROBABILITIES)).all() & (
         (first.sum(dim=1) - 1).abs() < PROBABILITIES
     ).all()
-    return first.shape[1], {"randomised": float(unequal), "probabilities": float(probable)}
+    # The logarithm of the sum of probabilities is 0; that of logits may be anything.
+    logarithms = (first.logsumexp(dim=1).abs() < PROBABILITIES).all()
+    return first.shape[1], {
+        "randomised": float(unequal),
+        "probabilities": float(probable),
+        "log_probabilities": float(logarithms),
+    }
 
 
 @contextmanager

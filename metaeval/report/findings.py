@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from scipy import stats
 
@@ -219,18 +220,25 @@ def completeness(cube: xr.DataTree) -> list[str]:
         return ["No attack has been run: the page shows clean accuracies only."]
     count = sum(len(attacks(cube, norm)) * len(models(cube)) for norm in norms(cube))
     open_columns = tables.incomplete(cube)
+    skipped = open_columns[open_columns["status"] == "skipped"]
+    open_columns = open_columns[open_columns["status"] != "skipped"]
+    count -= len(skipped)
+    sentences = []
+    if not skipped.empty:
+        sentences.append(
+            f"{words.plural(len(skipped), 'attack')} on a model {'does' if len(skipped) == 1 else 'do'} not "
+            f"apply (for example {escape(_example(skipped.iloc[0]))}): worst cases are over the others."
+        )
     if open_columns.empty:
-        return [f"All {words.plural(count, 'planned result')} (model × norm × attack) are complete."]
+        complete = f"All {words.plural(count, 'planned result')} (model × norm × attack) are complete."
+        return [complete, *sentences] if count else sentences
     kinds = [f"{n:,} {kind}" for kind, n in open_columns["status"].value_counts().items()]
-    first = open_columns.iloc[0]
-    reason = f": {first['reason']}" if first["reason"] else ""
-    example = (
-        f"{first['model']}, {words.norm_name(first['norm'])} {first['attack']}, {first['status']}{reason}"
-    )
+    example = _example(open_columns.iloc[0])
     return [
+        *sentences,
         f"{len(open_columns):,} of {words.plural(count, 'planned result')} are missing "
         f"({words.listing(kinds)}; for example {escape(example)}). What rests on them is shown as "
-        f"{words.NOT_AVAILABLE}, never as robust."
+        f"{words.NOT_AVAILABLE}, never as robust.",
     ]
 
 
@@ -242,6 +250,11 @@ def failed_models(cube: xr.DataTree) -> list[str]:
     verb = "is" if len(found) == 1 else "are"
     reasons = [f"{strong(name)}: {escape(reason)}" for name, reason in found.items()]
     return [f"{words.plural(len(found), 'model')} {verb} left out: {'; '.join(reasons)}."]
+
+
+def _example(row: pd.Series) -> str:
+    reason = f": {row['reason']}" if row["reason"] else ""
+    return f"{row['model']}, {words.norm_name(row['norm'])} {row['attack']}, {row['status']}{reason}"
 
 
 def doubts(cube: xr.DataTree) -> list[str]:

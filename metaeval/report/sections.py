@@ -23,6 +23,8 @@ MEANINGS = {
     "very large logits or a step in the model; the attack went on with the DLR loss",
     "randomised": "the model answers differently when asked twice ({where}): one run says little about it",
     "probabilities": "outputs look like probabilities and not like logits ({where}), which weakens losses",
+    "log_probabilities": "its logits are logarithms of probabilities ({where}), as of a black box or a "
+    "log-softmax: distances between logits are those of these logarithms",
     "nonfinite_logits": "logits of {value} of the samples are not finite: counted as misclassified ({where})",
     "train_mode": "a module came in training mode; it was evaluated in evaluation mode ({where})",
     "buffers_changed": "the model's buffers changed while it was attacked ({where})",
@@ -34,6 +36,8 @@ MEANINGS = {
     "({where}): a sign of gradient masking",
     "overruled": "an attack missed up to {value} samples at an ε where a smaller adversarial is known "
     "({where}): they count as broken",
+    "skipped": "attacks do not apply to it ({where}), so that its worst case is over the others alone, and "
+    "weaker than that of models to which they apply",
     "incomplete": "results are missing ({where})",
     "reduced": "settings are below the attack's standard ({where})",
     "published": "clean accuracy is off the published one by {value}",

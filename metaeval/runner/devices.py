@@ -113,7 +113,9 @@ def _activation_bytes(module: torch.nn.Module, shape: tuple[int, ...]) -> int:
 def _peak_memory(module: torch.nn.Module, shape: tuple[int, ...], device: torch.device, n: int) -> int:
     torch.cuda.reset_peak_memory_stats(device)
     x = torch.rand(n, *shape, device=device, requires_grad=True)
-    torch.autograd.grad(module(x).sum(), x)
+    output = module(x)
+    if output.requires_grad:  # a black box has no backward pass
+        torch.autograd.grad(output.sum(), x)
     return int(torch.cuda.max_memory_allocated(device))
 
 

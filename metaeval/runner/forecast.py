@@ -45,6 +45,7 @@ class ModelForecast:
     """What one model will cost: `training` passes and the `tasks` that are still to do.
 
     `at_most` tells that training may end before its last epoch. A training known to fail has no tasks.
+    `skipped` says, in words, which attacks do not apply to it.
     """
 
     model: str
@@ -56,6 +57,7 @@ class ModelForecast:
     measures: Cost
     at_most: bool = False
     failure: str | None = None
+    skipped: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -151,6 +153,8 @@ class Forecast:
             "",
             *self.missing,
             *([""] if self.missing else []),
+            *(skipped := [line for model in self.models.values() for line in model.skipped]),
+            *([""] if skipped else []),
             f"{tasks} tasks to do, {finished} recorded; about {duration(self.seconds)} on this machine",
         ]
         if any(model.at_most for model in self.models.values()):
@@ -197,6 +201,12 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
             sum((plan.cost for plan in todo), outputs if todo else Cost()),
             at_most=bool(training.forwards and entry.training and entry.training.target_loss),
             failure=failure,
+            skipped=tuple(
+                dict.fromkeys(
+                    f"{entry.name}: {task.attack.attack} ({task.attack.norm}) is skipped: {reason}"
+                    for task, reason in prepared.skips(entry.name)
+                )
+            ),
         )
     attacks = tuple(
         {

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from metaeval.cube.journal import Task as Key
 from metaeval.cube.layout import SHIFT
 from metaeval.cube.locks import Lock
 from metaeval.cube.shift_store import ensure_shifts, fail_shift_task, shift_task
@@ -146,6 +147,8 @@ class Job:
             for failed in everything:
                 self._fail(failed, error)
             self._fail_measures(entry, error)
+            if not self.prepared.work(entry.name):
+                self.summary.failures.append(f"{entry.name}: {type(error).__name__}: {error}")
             return
         self.summary.verification += forwards
         self._know(entry, model)
@@ -207,6 +210,14 @@ class Job:
         for planned in self.prepared.shifts:
             identity = planned.identity(model.identity, self.precision)
             self.identities[entry.name, SHIFT, planned.shift.name] = identity
+        for task, reason in self.plan.skips(entry.name):
+            attack, identity = task.attack, self.identity(task, model)
+            self.identities[entry.name, attack.norm, attack.attack] = identity
+            skip = self.store.journal.skip(Key(entry.name, attack.norm, attack.attack, task.shard))
+            if skip is None or (skip.reason, skip.identity) != (reason, identity):
+                self.store.skip_column(
+                    entry.name, attack.norm, attack.attack, task.shard, reason, identity=identity
+                )
 
     def _recall(self, entry: ModelEntry) -> None:
         """Identify a model of which no task was asked for, if that takes no training."""

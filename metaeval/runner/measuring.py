@@ -262,7 +262,9 @@ class Measuring:
         initial = getattr(model, "initial", None)
         if initial is None:
             missing["initial_weights"] = "the initial weights are not known"
-        if not getattr(entry, "gradients", True):
+        if entry.foreign:
+            missing["weights"] = "another framework computes the model, so torch has no weights of it"
+        if not entry.gradients:
             missing |= dict.fromkeys(("gradients", "weights"), "the model gives no gradients")
         context = Context(
             module=model.module.to(self.device),

@@ -12,6 +12,7 @@ from typing import Any
 from metaeval.attacks import catalogue
 from metaeval.attacks.presets import OWN, PRESETS, stages_of
 from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
+from metaeval.runner.applicable import inapplicable
 from metaeval.runner.measure_plan import plan_measures
 from metaeval.runner.shift_plan import ShiftPlan, ShiftTask, plan_shifts, shift_tasks
 from metaeval.sources.data import Dataset, Samples, open_data, open_training_data, take
@@ -56,9 +57,18 @@ class Prepared:
         """Return the tasks of one model on shifts that were asked for."""
         return [task for task in shift_tasks(self.shifts, model) if _asked(task.title, self.only)]
 
+    def work(self, model: str) -> list[Task | ShiftTask | MeasurePlan]:
+        """Return all that is to be computed of one model."""
+        return [*self.tasks(model), *self.shift_tasks(model), *self.measures(model)]
+
+    def skips(self, model: str) -> list[tuple[Task, str]]:
+        """Return the tasks of one model that were asked for and do not apply to it, and why."""
+        skips = self.plan.skips(model)
+        return [(task, why) for task, why in skips if _asked(_title(task), self.only)]
+
     def asked(self, model: str) -> bool:
         """Tell whether anything of a model was asked for."""
-        return bool(self.tasks(model) or self.shift_tasks(model) or self.measures(model))
+        return bool(self.work(model) or self.skips(model))
 
 
 def prepare(study: Study, *, only: str | None = None, limit: int | None = None) -> Prepared:
@@ -118,7 +128,9 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
         raise StudyError([*problems, *attack_problems], missing=missing and not attack_problems)
     assert samples is not None
     names = tuple(entry.name for entry in entries)
-    plan = Plan(len(samples.y), names, tuple(attacks), tuple(measures))
+    plan = Plan(
+        len(samples.y), names, tuple(attacks), tuple(measures), skipped=inapplicable(entries, attacks)
+    )
     prepared = Prepared(study, plan, samples, tuple(entries), only, shifts)
     if only and not any(prepared.asked(model) for model in plan.models):
         named = "model/norm/attack"

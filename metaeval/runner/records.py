@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 import time
 import tomllib
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from metaeval.study.load import restore_study
 from metaeval.study.schema import Study
 
 LOCK = "study.lock.toml"
+FRAMEWORKS = ("jax", "flax", "equinox", "tensorflow", "keras", "sklearn")  # noted where they are in use
 PACKAGES = ("metaeval", "numpy", "torch", "pyautoattack", "torchattacks", "safetensors", "xarray", "zarr")
 
 
@@ -29,7 +31,9 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    # By the module: TensorFlow's distribution has more than one name.
+    used = {name: getattr(sys.modules.get(name), "__version__", None) for name in FRAMEWORKS}
+    return found | {name: str(version) for name, version in used.items() if version}
 
 
 def write_lock(directory: Path, study: Study, hashes: Mapping[str, str]) -> None:

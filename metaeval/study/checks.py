@@ -30,8 +30,9 @@ def check(
         source = tag(model, "models")
         if source == "<train>":
             yield from _check_grid(model, ("models", i))
-        if source in ("<train>", "<checkpoint>"):
+        if source != "<model plug-in>":  # which checks its own keys
             yield from _check_normalize(model.get("normalize"), ("models", i, "normalize"))
+            yield from _check_range(model.get("input_range"), ("models", i, "input_range"))
         if source == "<checkpoint>":
             yield from _check_checkpoint(model, ("models", i))
     yield from _check_norms(document)
@@ -143,9 +144,11 @@ def _check_checkpoint(model: Document, loc: Loc) -> Iterator[Mistake]:
     weights = model.get("weights")
     if isinstance(weights, str) and "://" in weights and "sha256" not in model:
         yield Mistake((*loc, "sha256"), "missing: weights from an address need their sha256")
-    interval = model.get("input_range")
+
+
+def _check_range(interval: Any, loc: Loc) -> Iterator[Mistake]:
     if isinstance(interval, list) and len(interval) == 2 and interval[0] == interval[1]:
-        yield Mistake((*loc, "input_range"), f"from {describe(interval[0])} to itself is no range")
+        yield Mistake(loc, f"from {describe(interval[0])} to itself is no range")
 
 
 def _check_threat_model(

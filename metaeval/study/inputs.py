@@ -196,6 +196,77 @@ class TrainModel(Settings):
         return self.grid.model_dump(exclude_none=True)  # type: ignore[attr-defined, no-any-return]
 
 
+def _callable_name(model: str | None) -> str:
+    return (model or "").rpartition(":")[2]
+
+
+class ForeignModel(Table):
+    """A model that torch does not compute: what its callable gives becomes a torch module."""
+
+    source: str
+    model: fields.Text | None = Field(
+        default=None,
+        description="'module:callable', called once, with settings, for the model; with parameters shape "
+        "(of one input), classes and weights (the path of the file) it is given these",
+    )
+    settings: fields.FreeTable = Field(default={}, description="keyword arguments of the callable")
+    weights: fields.FilePath | None = Field(
+        default=None, description="a file of weights that are filled in, or that the callable reads"
+    )
+    name: fields.Text = Field(
+        default_factory=lambda table: (
+            _callable_name(table.get("model")) or fields.stem(table["weights"])
+            if table.get("model") or table.get("weights")
+            else ""
+        ),
+        description="the model's name; default: the callable's, else the file's",
+    )
+    family: fields.Text = Field(
+        default_factory=fields.taken_from("source"), description="the family; default: the source"
+    )
+    normalize: Normalization | None = None
+    input_range: tuple[fields.Number, fields.Number] = Field(
+        default=(0.0, 1.0), description="what the model takes for inputs of 0 and of 1; normalize follows"
+    )
+    input_layout: Literal["channels_first", "channels_last"] = Field(
+        default="channels_first", description="the axes of inputs that the model takes"
+    )
+    published_accuracy: fields.Accuracy | None = Field(default=None, description="clean accuracy, a fraction")
+    expect: StrictBool = Field(default=True, description=EXPECT)
+
+
+class ChannelsLastModel(ForeignModel):
+    """A model of a framework whose images have their channels last."""
+
+    input_layout: Literal["channels_first", "channels_last"] = Field(
+        default="channels_last", description="the axes of inputs that the model takes"
+    )
+
+
+class JaxModel(ChannelsLastModel):
+    """A model of JAX: Flax, Equinox, or any function that can be jitted."""
+
+    source: Literal["jax"]
+
+
+class TensorflowModel(ChannelsLastModel):
+    """A model of TensorFlow: Keras, a saved model, or any function of a batch."""
+
+    source: Literal["tensorflow"]
+
+
+class SklearnModel(ForeignModel):
+    """A fitted estimator of scikit-learn with predict_proba: a black box."""
+
+    source: Literal["sklearn"]
+
+
+class CallableModel(ForeignModel):
+    """Any function from inputs (n, ...) to probabilities (n, classes), NumPy arrays: a black box."""
+
+    source: Literal["callable"]
+
+
 class RobustBenchModels(Table):
     """Models of the RobustBench zoo, by name or by filter."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from metaeval.study.numbers import Epsilon
+
+Row = tuple[str, str, str]  # model, norm, attack
 
 SHARD = 1000  # samples in one task; also the chunk length of the cube's sample axis
 
@@ -116,12 +118,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a study will compute: models x attacks x shards of samples, and models x measures."""
+    """All that a study will compute: models x attacks x shards of samples, and models x measures.
+
+    Attributes
+    ----------
+    skipped : mapping
+        Why an attack is not run on a model, for each (model, norm, attack) that is so.
+    """
 
     samples: int
     models: tuple[str, ...]
     attacks: tuple[AttackPlan, ...]
     measures: tuple[MeasurePlan, ...] = ()
+    skipped: Mapping[Row, str] = field(default_factory=dict)
 
     def shards(self) -> Iterator[tuple[int, int, int]]:
         """Yield (shard, first sample, end) over the samples of the study."""
@@ -130,6 +139,16 @@ class Plan:
 
     def tasks(self, model: str) -> Iterator[Task]:
         """Yield the tasks of one model, in the order in which they run."""
+        return (task for task in self._tasks(model) if self._reason(task) is None)
+
+    def skips(self, model: str) -> Iterator[tuple[Task, str]]:
+        """Yield the tasks that are not run on one model, and why."""
+        return ((task, reason) for task in self._tasks(model) if (reason := self._reason(task)) is not None)
+
+    def _reason(self, task: Task) -> str | None:
+        return self.skipped.get((task.model, task.attack.norm, task.attack.attack))
+
+    def _tasks(self, model: str) -> Iterator[Task]:
         for attack in self.attacks:
             for shard, start, stop in self.shards():
                 yield Task(model, attack, shard, start, stop)

@@ -21,15 +21,19 @@ from metaeval import registry
 from metaeval.errors import Problem, nearest
 from metaeval.study import fields
 from metaeval.study.inputs import (
+    CallableModel,
     CheckpointModel,
     DigitsData,
     ImagesData,
+    JaxModel,
     NpzData,
     PluginData,
     PluginModel,
     RobustBenchModels,
     Settings,
+    SklearnModel,
     Table,
+    TensorflowModel,
     TrainModel,
 )
 from metaeval.study.measures import MeasuresTable
@@ -140,8 +144,12 @@ class ReportTable(Table):
 
 DATA_SOURCES: dict[str, type[Table]] = {"digits": DigitsData, "npz": NpzData, "images": ImagesData}
 MODEL_SOURCES: dict[str, type[Table]] = {
+    "callable": CallableModel,
     "checkpoint": CheckpointModel,
+    "jax": JaxModel,
     "robustbench": RobustBenchModels,
+    "sklearn": SklearnModel,
+    "tensorflow": TensorflowModel,
     "train": TrainModel,
 }
 
@@ -195,8 +203,12 @@ Data = Annotated[
     Discriminator(lambda value: tag(value, "data")),
 ]
 Model = Annotated[
-    Annotated[CheckpointModel, Tag("<checkpoint>")]
+    Annotated[CallableModel, Tag("<callable>")]
+    | Annotated[CheckpointModel, Tag("<checkpoint>")]
+    | Annotated[JaxModel, Tag("<jax>")]
     | Annotated[RobustBenchModels, Tag("<robustbench>")]
+    | Annotated[SklearnModel, Tag("<sklearn>")]
+    | Annotated[TensorflowModel, Tag("<tensorflow>")]
     | Annotated[TrainModel, Tag("<train>")]
     | Annotated[PluginModel, Tag("<model plug-in>")],
     Discriminator(lambda value: tag(value, "models")),

@@ -54,7 +54,8 @@ SAID = [
     ("9:1: data.select: unknown select 'frist'; allowed: first, random, stratified; did you mean 'first'?"),
     "10:3: models[0].architecture: missing: a built-in name or 'module:callable'",
     (
-        "11:1: models[0].source: unknown source 'trian'; allowed: checkpoint, robustbench, train; "
+        "11:1: models[0].source: unknown source 'trian'; allowed: callable, checkpoint, "
+        "jax, robustbench, sklearn, tensorflow, train; "
         "did you mean 'train'?"
     ),
     (

@@ -87,13 +87,17 @@ def build_module(
     """
     from torch import nn
 
-    architecture = resolve_architecture(reference)
-    asked = _parameters(architecture)
-    given = {"shape": shape, "classes": classes}
-    module = architecture(**{name: given[name] for name in GIVEN if name in asked}, **settings)
+    module = call_architecture(reference, settings, {"shape": shape, "classes": classes})
     if not isinstance(module, nn.Module):
         raise UsageError(f"{reference!r} gives type {type(module).__name__}, not a torch.nn.Module")
     return module
+
+
+def call_architecture(reference: str, settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """Call an architecture with its settings, and with what is given of what it has parameters for."""
+    architecture = resolve_architecture(reference)
+    asked = _parameters(architecture)
+    return architecture(**{name: given[name] for name in given if name in asked}, **settings)
 
 
 def check_module(

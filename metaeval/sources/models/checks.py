@@ -13,7 +13,7 @@ from metaeval.sources.models.architectures import ARCHITECTURES
 from metaeval.sources.models.building import canonical, check_module, resolve_architecture, settings_of
 from metaeval.sources.models.entry import Normalization, Scalar, seen_shape
 from metaeval.study import Study
-from metaeval.study.inputs import CheckpointModel, TrainModel
+from metaeval.study.inputs import CheckpointModel, ForeignModel, TrainModel
 
 
 def torch_is_there() -> bool:
@@ -31,7 +31,7 @@ def normalization(
 ) -> Normalization | None:
     """Return a model's normalization; a number of channels that is not the data's is a problem."""
     table = study.models[index]
-    assert isinstance(table, (CheckpointModel, TrainModel))
+    assert isinstance(table, (CheckpointModel, ForeignModel, TrainModel))
     if table.normalize is None:
         return None
     mean, std = table.normalize.mean, table.normalize.std

@@ -89,6 +89,10 @@ class ModelEntry:
         How to train it; None if it is only loaded.
     loader : str, optional
         ``module:callable`` from this entry to a torch module with its weights; None if it is trained.
+    foreign : bool
+        Whether only its loader can build it: another framework computes it.
+    gradients : bool
+        Whether gradients can be asked of it; without it, only attacks that use outputs alone apply.
     published_accuracy : float, optional
         Clean accuracy as published, a fraction.
     """
@@ -114,6 +118,8 @@ class ModelEntry:
     input_layout: str = "channels_first"
     group: str = ""
     expect: bool = True
+    foreign: bool = False
+    gradients: bool = True
 
     @property
     def needs_training(self) -> bool:
@@ -147,6 +153,7 @@ class ModelEntry:
                 "shape": list(self.seen_shape),
                 "classes": self.classes,
                 "source": architecture_source(self.architecture),
+                **({"framework": self.source} if self.foreign else {}),
             }
         )
 
@@ -183,7 +190,7 @@ class ModelEntry:
 
     def build(self) -> nn.Module:
         """Return a module of this architecture, normalization included; its weights mean nothing."""
-        if self.loader and self.weights is None:  # of another package: only its loader knows what it is
+        if self.loader and (self.foreign or self.weights is None):  # only its loader knows what it is
             return self.adapted(registry.resolve(self.loader)(self))
         return self.adapted(self.build_bare())
 
@@ -221,8 +228,8 @@ class LoadedModel:
         Hash of weights, architecture, settings and normalization.
     weights_sha256 : str
         Of the file of weights; of their values where there is no file.
-    parameters : int
-        Number of trainable numbers.
+    parameters : int, optional
+        Number of trainable numbers; None where they are not known, as of a black box.
     training : dict, optional
         What training gave: seconds, epochs, loss and accuracy on the training data, and whether a target
         loss was reached where there is one.
@@ -233,6 +240,6 @@ class LoadedModel:
     module: nn.Module
     identity: str
     weights_sha256: str
-    parameters: int
+    parameters: int | None
     training: dict[str, Scalar] | None = None
     initial: Path | None = None

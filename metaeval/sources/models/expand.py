@@ -13,8 +13,12 @@ from metaeval.sources.models.entry import ModelEntry
 from metaeval.study import Study
 
 SOURCES = {
+    "callable": "metaeval.sources.models.foreign.tables:expand_foreign",
     "checkpoint": "metaeval.sources.models.checkpoint:expand_checkpoint",
+    "jax": "metaeval.sources.models.foreign.tables:expand_foreign",
     "robustbench": "metaeval.sources.models.robustbench:expand_robustbench",
+    "sklearn": "metaeval.sources.models.foreign.tables:expand_foreign",
+    "tensorflow": "metaeval.sources.models.foreign.tables:expand_foreign",
     "train": "metaeval.sources.models.train:expand_train",
 }
 

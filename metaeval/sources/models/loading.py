@@ -22,6 +22,7 @@ from metaeval.hashing import hash_array, hash_json
 from metaeval.sources.data.dataset import Dataset
 from metaeval.sources.models.entry import LoadedModel, ModelEntry, Scalar, TrainingError
 from metaeval.sources.models.files import set_aside, sha256_of, sha256_of_all, whole_folder
+from metaeval.sources.models.foreign.adapter import Foreign
 from metaeval.sources.models.resuming import remove_checkpoint
 from metaeval.sources.models.training import TRAINING_VERSION, Trained, train
 
@@ -184,7 +185,8 @@ def _ready(
     initial: Path | None = None,
 ) -> LoadedModel:
     identity = {
-        "weights": sha256,
+        # A callable may bring weights beside those of the file.
+        "weights": module.foreign.fingerprint if isinstance(module, Foreign) else sha256,
         "architecture": entry.architecture_identity,
         **entry.input_identity,
     }
@@ -192,12 +194,20 @@ def _ready(
         module=entry.adapted(module).eval().requires_grad_(False),
         identity=hash_json(identity),
         weights_sha256=sha256,
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=_size(module),
         training=training,
         initial=initial,
     )
 
 
+def _size(module: torch.nn.Module) -> int | None:
+    if isinstance(module, Foreign):
+        return module.foreign.size
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def _hash_weights(module: torch.nn.Module) -> str:
+    if isinstance(module, Foreign):
+        return module.foreign.fingerprint
     state = module.state_dict()
     return hash_json({key: hash_array(state[key].cpu().numpy()) for key in state})

@@ -1,0 +1,1 @@
+"""Models of other frameworks, and black boxes, as torch modules."""
