@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
-from metaeval.errors import StudyError
+from metaeval.errors import StudyError, unknown
 from metaeval.hashing import hash_samples
 from metaeval.sources.data.dataset import Dataset, Samples
 from metaeval.study import Study
 
 # A class of which at least so many samples were to be expected has none in one random order of 160,000.
 EXPECTED = 12
+LISTED = 20  # names of classes that a message lists
 
 
 def selection_order(labels: npt.NDArray[np.int64], select: str, seed: int) -> npt.NDArray[np.int64]:
@@ -80,6 +83,49 @@ def take(study: Study, dataset: Dataset, *, limit: int | None = None) -> Samples
         hashes=tuple(hash_samples(x)),
         class_names=dataset.class_names,
     )
+
+
+def restrict(study: Study, dataset: Dataset, classes: tuple[str, ...] | None) -> Dataset:
+    """Return the samples of some classes only, labelled in the order of these; ids stay what they were.
+
+    Parameters
+    ----------
+    classes : tuple of str, optional
+        Names of classes; None keeps the data set as it is.
+
+    Raises
+    ------
+    StudyError
+        If the data have no class of one of the names.
+    """
+    if classes is None:
+        return dataset
+    problems = [
+        study.problem(("data", "classes", i), *_unknown_class(name, dataset))
+        for i, name in enumerate(classes)
+        if name not in dataset.class_names
+    ]
+    if problems:
+        raise StudyError(problems)
+    renamed = np.full(len(dataset.class_names), -1)
+    renamed[[dataset.class_names.index(name) for name in classes]] = np.arange(len(classes))
+    labels = renamed[dataset.labels]
+    kept = np.flatnonzero(labels >= 0)
+    return replace(
+        dataset,
+        labels=labels[kept],
+        sample_ids=tuple(dataset.sample_ids[i] for i in kept),
+        class_names=classes,
+        read=lambda indices: dataset.read(kept[indices]),
+    )
+
+
+def _unknown_class(name: str, dataset: Dataset) -> tuple[str, str | None]:
+    message, near = unknown("class", name, dataset.class_names)
+    if len(dataset.class_names) > LISTED:
+        first, last = dataset.class_names[0], dataset.class_names[-1]
+        message = f"unknown class {name!r}; there are {len(dataset.class_names)}, from {first} to {last}"
+    return message, near
 
 
 def sorted_prefix(labels: npt.NDArray[np.int64], number: int, class_names: tuple[str, ...]) -> str | None:

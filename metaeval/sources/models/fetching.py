@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from metaeval.errors import MetaevalError, MissingInputError, Problem, StudyError, UsageError
+from metaeval.sources.downloading import is_offline
 from metaeval.sources.models.download import download, wrong_content
 from metaeval.sources.models.entry import Download, ModelEntry
 from metaeval.sources.models.files import cache_directory, sha256_of, sha256_of_all
@@ -25,11 +25,6 @@ def planned(address: str, sha256: str | None) -> Download:
         return Download(address, folder / "huggingface" / repository / revision / file, sha256)
     name = Path(urlsplit(address).path).name or "weights"
     return Download(address, folder / hashlib.sha256(address.encode()).hexdigest()[:16] / name, sha256)
-
-
-def is_offline() -> bool:
-    """Tell whether the variable METAEVAL_OFFLINE forbids the network."""
-    return os.environ.get("METAEVAL_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
 def fetch_models(
