@@ -126,6 +126,7 @@ def _bounds(value: Any) -> Any:
 class TabularData(DataTable):
     """What tables of rows in files take: one column of labels, the others numbers."""
 
+    source: str
     path: fields.FilePath = Field(description="the file; '{split}' in its name is the split's")
     name: fields.Text = Field(
         default_factory=fields.taken_from("path", lambda path: _without_split(path)), description=NAME

@@ -95,7 +95,7 @@ def read_svhn(contents: Sequence[bytes]) -> Arrays:
 
     (content,) = contents
     try:
-        found = loadmat(io.BytesIO(content), variable_names=["X", "y"])
+        found = loadmat(io.BytesIO(content), variable_names=["X", "y"])  # type: ignore[arg-type]
     except Exception as error:  # a damaged file raises nearly anything
         raise ValueError(f"no readable MATLAB file: {error}") from None
     x, y = found.get("X"), found.get("y")

@@ -49,10 +49,8 @@ TINY = Archive(
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
     "90528d7ca1a48142e341f4ef8d21d0de",
 )
-GTSRB_COUNTS = {
-    "train": (26640, 39209),
-    "test": (12630,),
-}  # the training set of the challenge, and the final one
+# Two training sets are published: that of the first challenge, which torchvision fetches, and the final one.
+GTSRB_COUNTS = {"train": (26640, 39209), "test": (12630,)}
 GTSRB_CLASSES = tuple(str(label) for label in range(43))
 IMAGENET_CLASSES = 1000
 IMAGENET_VAL = 50  # images of each class
@@ -164,14 +162,14 @@ def centred(size: int) -> Convert:
     def convert(image: Image.Image) -> Image.Image:
         width, height = image.size
         short = size * 256 // 224
-        scale = short / min(width, height)
-        new = (
-            (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
-        )
+        if width <= height:
+            width, height = short, int(short * height / width)
+        else:
+            width, height = int(short * width / height), short
         image = image.convert("RGB")
-        if scale != 1:
-            image = image.resize(new, Image.Resampling.BILINEAR)
-        left, top = round((new[0] - size) / 2), round((new[1] - size) / 2)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = round((width - size) / 2), round((height - size) / 2)
         return image.crop((left, top, left + size, top + size))
 
     return convert

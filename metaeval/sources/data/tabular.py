@@ -14,6 +14,7 @@ from metaeval.sources.data.dataset import Dataset
 from metaeval.sources.data.opening import of_split, refuse, split_key
 from metaeval.study import Study
 from metaeval.study.data_tables import TabularData
+from metaeval.study.positions import Loc
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,8 @@ def open_tabular(study: Study, split: str) -> Dataset:
     """Open one split of a table: shape (features,), classes sorted by label.
 
     Each value becomes (value - low) / (high - low) with the bounds of the study, or each column's lowest and
-    highest value in the training split; a column that is constant there becomes 0. Values beyond the bounds are
-    refused, or with ``outside = "clip"`` set to the nearest bound.
+    highest value in the training split; a column that is constant there becomes 0. Values beyond the bounds
+    are refused, or with ``outside = "clip"`` set to the nearest bound.
 
     Raises
     ------
@@ -99,13 +100,10 @@ def _read(study: Study, data: TabularData, split: str) -> pd.DataFrame:
         raise refuse(study, "path", f"{path.name} holds no rows")
     columns = [str(column) for column in found.columns]
     found.columns = pd.Index(columns)
-    wanted = [(("data", "label"), data.label)]
-    wanted += [(("data", "features", str(i)), name) for i, name in enumerate(data.features or ())]  # type: ignore[misc]
+    wanted: list[tuple[Loc, str]] = [(("data", "label"), data.label)]
+    wanted += [(("data", "features", i), name) for i, name in enumerate(data.features or ())]
     problems = [
-        study.problem(
-            (*place[:2], *(int(part) for part in place[2:])),
-            *unknown(f"column of {path.name}", name, columns),
-        )
+        study.problem(place, *unknown(f"column of {path.name}", name, columns))
         for place, name in wanted
         if name not in columns
     ]
@@ -124,8 +122,8 @@ def _values(study: Study, table: pd.DataFrame, features: list[str], split: str) 
         if not np.isfinite(numbers).all():
             row = int(np.argmax(~np.isfinite(numbers)))
             message = (
-                f"row {row} of {name!r} in the split {split!r} is {table[name].iloc[row]!r}, no finite number; "
-                "features names the columns to use"
+                f"row {row} of {name!r} in the split {split!r} is {table[name].iloc[row]!r}, no finite "
+                "number; features names the columns to use"
             )
             raise refuse(study, "features", message)
         columns.append(numbers)
