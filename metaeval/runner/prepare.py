@@ -12,6 +12,7 @@ from typing import Any
 from metaeval.attacks import catalogue
 from metaeval.attacks.presets import OWN, PRESETS, stages_of
 from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
+from metaeval.sources import needs
 from metaeval.sources.data import Dataset, Samples, open_data, take
 from metaeval.sources.models import ModelEntry, expand_models
 from metaeval.study.checks import unknown_preset
@@ -82,6 +83,11 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
         classes=len(samples.class_names) if samples else None,
         shape=samples.x.shape[1:] if samples else None,
     )
+    if problems and missing and not attack_problems:
+        absent = needs.missing(study)  # also what would have been looked for later
+        keys = {problem.key for problem in absent}
+        problems = [*absent, *(problem for problem in problems if problem.key not in keys)]
+        raise StudyError(problems, missing=True)
     if problems or attack_problems:
         raise StudyError([*problems, *attack_problems], missing=missing and not attack_problems)
     assert samples is not None

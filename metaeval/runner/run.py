@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from metaeval.cube.locks import Lock
 from metaeval.cube.store import CubeStore
 from metaeval.runner.devices import choose_device
+from metaeval.runner.fetch import fetch_data
 from metaeval.runner.job import Job, Summary
 from metaeval.runner.prepare import prepare, with_weights
 from metaeval.runner.records import log_event
@@ -60,6 +61,7 @@ def run_study(
         If another run works on the same cube.
     """
     started = time.monotonic()
+    fetch_data(study, quiet=quiet)
     prepared = with_weights(prepare(study, only=only, limit=limit), quiet=quiet)
     directory = Path(output) if output else study.output
     directory.mkdir(parents=True, exist_ok=True)

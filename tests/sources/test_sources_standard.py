@@ -266,9 +266,7 @@ def test_an_archive_of_unknown_content_has_its_own_hash(
     """What is in Fashion-MNIST's files has no published hash, but the files have."""
     pixels, labels = np.zeros((10_000, 28, 28), np.uint8), np.repeat(np.arange(10), 1000).astype(np.uint8)
     files = {
-        "FashionMNIST/raw/t10k-images-idx3-ubyte.gz": gzip.compress(
-            idx(np.zeros((10_000, 28, 28), np.uint8))
-        ),
+        "FashionMNIST/raw/t10k-images-idx3-ubyte.gz": gzip.compress(idx(pixels)),
         "FashionMNIST/raw/t10k-labels-idx1-ubyte.gz": gzip.compress(idx(labels)),
     }
     write(tmp_path / "data", files)

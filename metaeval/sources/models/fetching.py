@@ -65,28 +65,37 @@ def fetch_models(
     return tuple(fetched)
 
 
+def _obtain(file: Download, note: Callable[[str], None] | None) -> None:
+    """Fetch a file of weights, or say where to put it by hand."""
+    try:
+        obtain(file, note)
+    except MissingInputError as error:
+        by_hand = f"to do without the network, put it at {file.path}"
+        raise MissingInputError(f"{file.path.name} from {file.address}: {error}; {by_hand}") from None
+
+
 def _misfits(entry: ModelEntry) -> list[Problem]:
     from metaeval.sources.models.checkpoint import LOADER, misfits
 
     return misfits(entry) if entry.loader == LOADER else []
 
 
-def _obtain(file: Download, note: Callable[[str], None] | None) -> None:
+def obtain(file: Download, note: Callable[[str], None] | None) -> None:
+    """Fetch a file of weights that is not there yet.
+
+    Raises
+    ------
+    MissingInputError
+        If it cannot be had, or METAEVAL_OFFLINE is set.
+    """
     if file.path.is_file():
         return
-    by_hand = f"to do without the network, put it at {file.path}"
     if is_offline():
-        raise MissingInputError(
-            f"{file.path.name} is missing and METAEVAL_OFFLINE is set; "
-            f"it comes from {file.address}; {by_hand}"
-        )
-    try:
-        if file.address.startswith("hf:"):
-            _from_hugging_face(file)
-        else:
-            download(file.address, file.path, sha256=file.sha256, note=note)
-    except MissingInputError as error:
-        raise MissingInputError(f"{file.path.name} from {file.address}: {error}; {by_hand}") from None
+        raise MissingInputError("METAEVAL_OFFLINE is set")
+    if file.address.startswith("hf:"):
+        _from_hugging_face(file)
+    else:
+        download(file.address, file.path, sha256=file.sha256, note=note)
 
 
 def _from_hugging_face(file: Download) -> None:
