@@ -148,7 +148,7 @@ def open_imagenet(study: Study, split: str) -> Dataset:
     elif bad := next((name for name in wanted if counts[name] == 0), None):
         wrong = f"the class folder {bad} is empty"
     elif split == "val" and (bad := next((name for name in wanted if counts[name] != IMAGENET_VAL), None)):
-        wrong = f"class {bad} has {counts[bad]} images, published are 50"
+        wrong = f"class {bad} has {counts[bad]} images, published are {IMAGENET_VAL}"
     if wrong:
         raise refuse(study, "root", f"{root / split} is not ImageNet's {split}: {wrong}")
     paths = [path for path in files.paths if "/" in path]

@@ -12,6 +12,7 @@ from metaeval.errors import StudyError, unknown
 from metaeval.sources.data.arrays import unit_interval
 from metaeval.sources.data.dataset import Dataset
 from metaeval.sources.data.opening import of_split, refuse, split_key
+from metaeval.sources.downloading import web_page
 from metaeval.study import Study
 from metaeval.study.data_tables import TabularData
 from metaeval.study.positions import Loc
@@ -88,6 +89,9 @@ def _read(study: Study, data: TabularData, split: str) -> pd.DataFrame:
     path = of_split(data.path, split)
     if not path.is_file():
         raise StudyError([study.problem(("data", "path"), f"there is no file {path}")], missing=True)
+    with path.open("rb") as file:
+        if page := web_page(file.read(512)):
+            raise refuse(study, "path", f"{path.name} is a web page, not data: {page!r}")
     try:
         found: pd.DataFrame = pd.read_csv(path) if data.source == "csv" else pd.read_parquet(path)
     except ImportError:
@@ -121,8 +125,10 @@ def _values(study: Study, table: pd.DataFrame, features: list[str], split: str) 
         numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
         if not np.isfinite(numbers).all():
             row = int(np.argmax(~np.isfinite(numbers)))
+            value = table[name].iloc[row]
+            found = value if isinstance(value, str) else float(value)
             message = (
-                f"row {row} of {name!r} in the split {split!r} is {table[name].iloc[row]!r}, no finite "
+                f"row {row} of {name!r} in the split {split!r} is {found!r}, no finite "
                 "number; features names the columns to use"
             )
             raise refuse(study, "features", message)
