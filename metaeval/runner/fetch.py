@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from metaeval.errors import MissingInputError, StudyError
-from metaeval.runner.prepare import prepare, with_weights
+from metaeval.runner.prepare import plan_attacks, prepare, with_weights
 from metaeval.sources.data import open_data
 from metaeval.sources.needs import Need, needs
 from metaeval.study import Study
@@ -45,6 +45,9 @@ def fetch(study: Study, *, quiet: bool = False) -> list[Fetched]:
     StudyError
         If something that is there is not what the study says, or the study is wrong otherwise.
     """
+    _, wrong = plan_attacks(study, classes=None, shape=None)
+    if wrong:  # nothing is fetched for a study that cannot run
+        raise StudyError(wrong)
     results = [_bring(need, quiet=quiet) for need in needs(study)]
     if all(result.state != MISSING for result in results):
         with_weights(prepare(study), quiet=quiet)

@@ -58,7 +58,8 @@ class ModelForecast:
 class Forecast:
     """What a study will cost on this machine.
 
-    `missing` names the weights that a run fetches first; kept adversarials take up to `evidence_bytes`.
+    `missing` names the weights that a run fetches first, `notes` what else is to be known; kept adversarials
+    take up to `evidence_bytes`.
     """
 
     study: str
@@ -67,6 +68,7 @@ class Forecast:
     attacks: tuple[dict[str, Any], ...]
     evidence_bytes: int = 0
     missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -129,8 +131,9 @@ class Forecast:
         ]
         lines += [
             "",
+            *self.notes,
             *self.missing,
-            *([""] if self.missing else []),
+            *([""] if self.missing or self.notes else []),
             f"{tasks} tasks to do, {finished} recorded; about {duration(self.seconds)} on this machine",
         ]
         if self.evidence_bytes:
@@ -195,7 +198,13 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         if not file.path.is_file()
     )
     return Forecast(
-        prepared.study.study.name, prepared.plan.samples, models, attacks, evidence_bytes, missing
+        prepared.study.study.name,
+        prepared.plan.samples,
+        models,
+        attacks,
+        evidence_bytes,
+        missing,
+        prepared.notes,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 
 from metaeval.cube.locks import Lock
 from metaeval.cube.store import CubeStore
+from metaeval.errors import StudyError
 from metaeval.runner.cache import cache_directory, is_trained
 from metaeval.runner.devices import find_batch_size, fitting_threads, pin_precision
 from metaeval.runner.expectations import check_loaded
@@ -92,7 +93,12 @@ class Job:
         expected = forecast(self.prepared, directory=self.store.directory, device=self.device)
         try:
             with Progress(expected.seconds, quiet=quiet) as self.progress, fitting_threads(shape):
-                self.summary.verification += check_loaded(self.prepared, self.store, self.device)
+                try:
+                    self.summary.verification += check_loaded(self.prepared, self.store, self.device)
+                except StudyError:  # what the cube holds of sound models it goes on showing
+                    for entry in self.prepared.entries:
+                        self._recall(entry)
+                    raise
                 for entry in self.prepared.entries:
                     if self.prepared.tasks(entry.name):
                         self._run_model(entry, expected)

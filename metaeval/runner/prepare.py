@@ -13,8 +13,9 @@ from metaeval.attacks import catalogue
 from metaeval.attacks.presets import OWN, PRESETS, stages_of
 from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
 from metaeval.sources import needs
-from metaeval.sources.data import Dataset, Samples, open_data, take
+from metaeval.sources.data import Dataset, Samples, copies, open_data, take
 from metaeval.sources.models import ModelEntry, expand_models
+from metaeval.sources.models.robustbench import left_out
 from metaeval.study.checks import unknown_preset
 from metaeval.study.plan import AttackPlan, Cost, Plan, StagePlan, Task
 from metaeval.study.positions import Loc
@@ -37,6 +38,12 @@ class Prepared:
     def training_data(self) -> Dataset:
         """The data that models are trained on; opened at first use."""
         return open_data(self.study, self.study.data.train_split)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of the samples and of the models that were named."""
+        repeated = copies(self.samples)
+        return (*([repeated] if repeated else []), *left_out(self.study))
 
     def training_cost(self, entry: ModelEntry) -> Cost:
         """Return the passes that training a model takes, nothing if it is only loaded."""

@@ -85,6 +85,18 @@ def take(study: Study, dataset: Dataset, *, limit: int | None = None) -> Samples
     )
 
 
+def copies(samples: Samples) -> str | None:
+    """Return in words how many samples repeat another one's input, or None."""
+    first: dict[str, int] = {}
+    again = [(i, first[key]) for i, key in enumerate(samples.hashes) if first.setdefault(key, i) != i]
+    if not again:
+        return None
+    other = sum(samples.y[i] != samples.y[j] for i, j in again)
+    said = f"{samples.ids[again[0][0]]} is {samples.ids[again[0][1]]}"
+    labels = f", {other} of them with another label" if other else ""
+    return f"{len(again)} of {len(samples.ids)} samples repeat the input of another ({said}){labels}"
+
+
 def restrict(study: Study, dataset: Dataset, classes: tuple[str, ...] | None) -> Dataset:
     """Return the samples of some classes only, labelled in the order of these; ids stay what they were.
 
