@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 from small_sets import encoded, images, labels_of, write, zipped
-from torchvision import datasets, transforms
 
 from metaeval.sources.data import Dataset, har, image_sets, open_data
 from metaeval.sources.data.standards import Split
+
+datasets = pytest.importorskip("torchvision.datasets")  # comes with the extra robustbench
+transforms = pytest.importorskip("torchvision.transforms")
 
 SOURCE = 'source = "{}"\nroot = "data"\n'
 RNG = np.random.default_rng(1)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from small_sets import SmallSet, cifar_batch, idx, md5, tar_gz, write
-from torchvision import datasets
 
 from metaeval.hashing import hash_array
 from metaeval.sources.data import Dataset, open_data, take
 from metaeval.sources.data.standards import STANDARDS
+
+datasets = pytest.importorskip("torchvision.datasets")  # comes with the extra robustbench
 
 COUNTS = {
     "cifar10": {"train": (3, 2, 2, 2, 2, 2, 2, 2, 2, 1), "test": (1, 2) * 5},
