@@ -8,15 +8,13 @@ import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from metaeval.errors import MetaevalError, MissingInputError, UsageError
 from metaeval.listing import print_table
-
-if TYPE_CHECKING:
-    from metaeval.study.schema import Study
+from metaeval.places import load, locate, refresh
 
 app = typer.Typer(
     add_completion=False,
@@ -273,6 +271,62 @@ def verify(
         print(f"{folder}: every record agrees with the cube" + ", every adversarial is confirmed" * evidence)
 
 
+@app.command()
+def refine(
+    place: Place = None,
+    compute: Annotated[
+        bool, typer.Option("--run", help="Attack the proposed epsilons, one after the other.")
+    ] = False,
+    budget: Annotated[int, typer.Option(min=1, help="With --run: epsilons at most.")] = 10,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Leave cells of this width alone; default: a hundredth of the largest epsilon."),
+    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Propose the epsilon that tells most about where robustness curves cross, and attack there."""
+    from metaeval import refining
+    from metaeval.cube.opening import open_cube
+
+    if tolerance is not None and not tolerance > 0:
+        raise UsageError(f"--tolerance {tolerance:g} is not above 0")
+    folder = locate(place)
+    refresh(folder)
+    steps: list[refining.Step] = []
+    if compute:
+        from metaeval.report.page import write_report
+        from metaeval.runner.records import read_lock
+
+        study, steps, advice = refining.refine(
+            read_lock(folder),
+            folder,
+            budget=budget,
+            tolerance=tolerance,
+            note=lambda text: None if quiet else print(text, file=sys.stderr),
+            device=device,
+            batch_size=batch_size,
+            quiet=quiet or as_json,
+        )
+        write_report(folder, folder / "report.html")
+    else:
+        advice = refining.advise(open_cube(folder), tolerance)
+    if as_json:
+        computed = [asdict(step) for step in steps]
+        print(json.dumps({"computed": computed, **refining.as_dict(advice)}, indent=2))
+        return
+    print_table(refining.table(advice))
+    if steps:
+        print(f"{len(steps)} epsilons computed; to keep them in the study file:")
+        for norm in dict.fromkeys(step.norm for step in steps):
+            threat = next(threat for threat in study.threat_models if threat.norm == norm)
+            labels = ", ".join(json.dumps(epsilon.label) for epsilon in threat.epsilons)
+            print(f"  {norm}: epsilons = [{labels}]")
+    print(advice.sentence())
+
+
 @app.command("list")
 def list_command(what: Listing, as_json: AsJson = False) -> None:
     """List what studies can name: attacks, data, figures, models, and the studies in ./studies."""
@@ -293,74 +347,10 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-def load(path: Path) -> Study:
-    """Load a study; if it has problems, unknown attacks are among those that are reported at once."""
-    from metaeval.attacks.catalogue import names
-    from metaeval.attacks.presets import PRESETS
-    from metaeval.errors import StudyError, unknown
-    from metaeval.study.load import load_study
-
-    try:
-        study = load_study(path)
-    except StudyError:
-        return load_study(path, attacks=names(), presets=PRESETS)
-    if study.report.figures != "all":
-        from metaeval import registry
-        from metaeval.report.figures import FIGURES
-
-        known = registry.names("figures", FIGURES)
-        wrong = [(i, name) for i, name in enumerate(study.report.figures) if name not in known]
-        if wrong:  # known only here: no room below the report may import its table
-            raise StudyError(
-                [
-                    study.problem(("report", "figures", i), *unknown("figure", name, known))
-                    for i, name in wrong
-                ]
-            )
-    return study
-
-
 def stay_offline(offline: bool) -> None:
     """Forbid the network to this process and those that it starts, if asked to."""
     if offline:
         os.environ["METAEVAL_OFFLINE"] = "1"
-
-
-def refresh(folder: Path) -> None:
-    """Rebuild the aggregates of a cube whose journal has changed since they were written."""
-    from metaeval.cube.aggregate import rebuild
-    from metaeval.cube.locks import Lock
-    from metaeval.cube.store import CubeStore
-
-    store = CubeStore.open(folder)
-    selection = store.selection()
-    if selection is None:
-        raise MissingInputError(f"the cube in {folder} holds no study yet; `metaeval run` fills it")
-    if store.attributes().get("journal") != store.journal.digest():
-        with Lock(folder, "layout", wait=60):
-            rebuild(store, selection)
-
-
-def locate(place: Path | None) -> Path:
-    """Return the folder of a study's, a cube's or the newest results.
-
-    Raises
-    ------
-    MissingInputError
-        If there is no cube there.
-    """
-    if place is None:
-        cubes = sorted(Path("reports").glob("*/cube.zarr/zarr.json"), key=lambda file: file.stat().st_mtime)
-        if not cubes:
-            raise MissingInputError("no cube under reports/; name a study, a cube or its folder")
-        return cubes[-1].parent.parent
-    if place.suffix == ".toml":
-        folder = load(place).output
-    else:
-        folder = place.parent if place.name == "cube.zarr" else place
-    if not (folder / "cube.zarr").is_dir():
-        raise MissingInputError(f"no cube in {folder}; `metaeval run` makes one")
-    return folder
 
 
 def resume_command() -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
-from metaeval.analysis import correlation, curves
+from metaeval.analysis import correlation, curves, shift_notions
+from metaeval.analysis.paired import breaking_levels
 from metaeval.analysis.reading import (
     WORST_CASE,
     confidence,
@@ -13,10 +15,12 @@ from metaeval.analysis.reading import (
     norm_dataset,
     norms,
     references,
+    seed,
     wish,
 )
 from metaeval.errors import UsageError
 
+FloatArray = npt.NDArray[np.float64]
 # Columns of the models' table that are results and not properties.
 NOT_PROPERTIES = ("published_accuracy",)
 
@@ -28,7 +32,10 @@ def robustness(cube: xr.DataTree) -> xr.DataArray:
     -------
     "<norm> <epsilon> accuracy" (worst case at each reference epsilon), "... gap" (its difference from the
     clean accuracy, not positive), "... relative" (its share of the clean accuracy). The last two are coupled
-    with clean accuracy by construction.
+    with clean accuracy by construction. "<norm> area" (mean over samples of the smallest evaluated epsilon
+    that breaks them, at most the largest: the area under the robustness curve of the grid) and
+    "<norm> median" (its median; NaN where more than half of the samples withstand every epsilon).
+    Those of distribution shifts: see `shift_notions.columns`.
     """
     clean = clean_accuracy(cube)
     names = list(clean["model"].values)
@@ -43,10 +50,26 @@ def robustness(cube: xr.DataTree) -> xr.DataArray:
         face = curves.from_cube(cube, norm)["accuracy"].sel(attack=WORST_CASE)
         for reference in references(cube, norm):
             add(f"{norm} {reference.label}", _by_name(face.sel(epsilon=reference.value), names))
+        columns |= _distances(cube, norm, clean)
+    columns |= shift_notions.columns(cube, clean)
     if not columns:
-        raise UsageError("the cube has no robustness to correlate: no attack")
+        raise UsageError("the cube has no robustness to correlate: no attack and no shift")
     values = np.stack([column.values for column in columns.values()], axis=1)
     return xr.DataArray(values, {"model": names, "notion": list(columns)}, ("model", "notion"))
+
+
+def _distances(cube: xr.DataTree, norm: str, clean: xr.DataArray) -> dict[str, xr.DataArray]:
+    """Return area and median of one norm over (model)."""
+    levels = breaking_levels(cube, norm)
+    limit = float(cube.children[norm].coords["epsilon"].values.max())
+    area = np.minimum(levels.values, limit).mean(axis=1)
+    middle = np.median(levels.values, axis=1) if levels.sizes["sample"] else np.full(len(area), np.nan)
+    columns = {"area": area, "median": np.where(np.isinf(middle), np.nan, middle)}
+    names = [str(name) for name in clean["model"].values]
+    return {
+        f"{norm} {name}": _by_name(xr.DataArray(values, levels["model"].coords, ("model",)), names)
+        for name, values in columns.items()
+    }
 
 
 def clean_accuracy(cube: xr.DataTree) -> xr.DataArray:
@@ -56,11 +79,7 @@ def clean_accuracy(cube: xr.DataTree) -> xr.DataArray:
 
 
 def _by_name(values: xr.DataArray, names: list[str]) -> xr.DataArray:
-    """Return values (model) in the order of names, NaN where a model is not there."""
-    known = {
-        str(name): float(value) for name, value in zip(values["model"].values, values.values, strict=True)
-    }
-    return xr.DataArray([known.get(name, np.nan) for name in names], {"model": names}, ("model",))
+    return xr.DataArray(shift_notions.by_model(values, names), {"model": names}, ("model",))
 
 
 def measures(cube: xr.DataTree) -> xr.DataArray:
@@ -79,17 +98,50 @@ def measures(cube: xr.DataTree) -> xr.DataArray:
                 numbers = variable.astype(np.float64)
                 counted = variable.dtype.kind in "iu"  # -1 = not known
                 columns[str(name)] = _by_name(numbers.where(numbers >= 0) if counted else numbers, names)
-    if "measures" in cube.children and "value" in cube.children["measures"].data_vars:
-        value = norm_dataset(cube, "measures")["value"]
-        scopes = value["scope"].values if "scope" in value.dims else [None]
-        for measure in value["measure"].values:
-            for scope in scopes:
-                at = value.sel(measure=measure) if scope is None else value.sel(measure=measure, scope=scope)
-                label = str(measure) if len(scopes) == 1 else f"{measure} ({scope})"
-                columns[label] = _by_name(at, names)
+    for label, value in _stored_measures(cube).items():
+        columns[label] = _by_name(value["value"], names)
     said = {name: column for name, column in columns.items() if not column.isnull().all()}
     values = np.stack([column.values for column in said.values()], axis=1)
     return xr.DataArray(values, {"model": names, "measure": list(said)}, ("model", "measure"))
+
+
+def _stored_measures(cube: xr.DataTree) -> dict[str, xr.Dataset]:
+    """Return each measure of the cube, one scope each, over (model)."""
+    if "measures" not in cube.children or "value" not in cube.children["measures"].data_vars:
+        return {}
+    group = norm_dataset(cube, "measures")
+    scopes = group["scope"].values if "scope" in group.dims else [None]
+    found = {}
+    for measure in group["measure"].values:
+        for scope in scopes:
+            at = group.sel(measure=measure) if scope is None else group.sel(measure=measure, scope=scope)
+            if not at["value"].isnull().all():
+                found[str(measure) if len(scopes) == 1 else f"{measure} ({scope})"] = at
+    return found
+
+
+def with_errors(cube: xr.DataTree) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Return values and standard errors over the models of each measure that has standard errors."""
+    names = [str(name) for name in clean_accuracy(cube)["model"].values]
+    return {
+        label: (
+            shift_notions.by_model(stored["value"], names),
+            shift_notions.by_model(stored["standard_error"], names),
+        )
+        for label, stored in _stored_measures(cube).items()
+        if "standard_error" in stored and not stored["standard_error"].isnull().all()
+    }
+
+
+def measure_families(cube: xr.DataTree) -> dict[str, tuple[str, int]]:
+    """Return the family and the expected sign (0 = none) of each measure, named as in `measures`."""
+    return {
+        label: (
+            str(stored.coords["family"].item()) if "family" in stored.coords else "",
+            int(stored.coords["expected_sign"].item()) if "expected_sign" in stored.coords else 0,
+        )
+        for label, stored in _stored_measures(cube).items()
+    }
 
 
 def families(cube: xr.DataTree) -> list[str]:
@@ -124,7 +176,7 @@ def correlations(cube: xr.DataTree) -> xr.Dataset:
     whole_x, whole_y = (np.flatnonzero(~np.isnan(side.values).any(axis=0)) for side in (x, y))
     if len(whole_x) and len(whole_y) and len(group) >= 2:
         p[np.ix_(whole_x, whole_y)] = correlation.largest_by_chance(
-            x.values[:, whole_x], y.values[:, whole_y]
+            x.values[:, whole_x], y.values[:, whole_y], seed=seed(cube)
         )
     found = found.assign(p=(("measure", "notion"), p))
     found = found.assign_coords(measure=x["measure"].values, notion=y["notion"].values)

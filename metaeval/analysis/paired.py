@@ -162,7 +162,7 @@ def outcomes(cube: xr.DataTree, norm: str, epsilon: float, attack: str = WORST_C
         Models of the aggregates, the samples that they cover.
     """
     aggregates = norm_dataset(cube, norm)
-    cells = _cells(cube, norm, epsilon)
+    cells = cells_at(cube, norm, epsilon)
     correct = np.isin(cells, CORRECT)
     result = np.where(correct, 1.0, np.where(cells == Cell.PENDING, np.nan, 0.0))
     names = [str(name) for name in aggregates["attack"].values if name != WORST_CASE]
@@ -204,7 +204,7 @@ def only_this_attack(cube: xr.DataTree, norm: str, epsilon: float) -> xr.DataArr
     """
     aggregates = norm_dataset(cube, norm)
     names = [str(name) for name in aggregates["attack"].values if name != WORST_CASE]
-    cells = _cells(cube, norm, epsilon)
+    cells = cells_at(cube, norm, epsilon)
     broken = np.isin(cells, (Cell.BROKEN, Cell.BROKEN_ENVELOPE, Cell.BROKEN_OVERRULED))
     alone = broken & (broken.sum(axis=1, keepdims=True) == 1)
     return xr.DataArray(
@@ -212,7 +212,7 @@ def only_this_attack(cube: xr.DataTree, norm: str, epsilon: float) -> xr.DataArr
     )
 
 
-def _cells(cube: xr.DataTree, norm: str, epsilon: float) -> npt.NDArray[np.uint8]:
+def cells_at(cube: xr.DataTree, norm: str, epsilon: float) -> npt.NDArray[np.uint8]:
     """Return cells (model, attack, sample) of one level, in the aggregates' order of names."""
     aggregates = norm_dataset(cube, norm)
     samples = cube.children["samples"].children[norm].to_dataset(inherit=False)

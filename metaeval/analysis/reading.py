@@ -131,6 +131,11 @@ def confidence(cube: xr.DataTree) -> float:
     return float(wish(cube, "analysis", "confidence", 0.95))
 
 
+def seed(cube: xr.DataTree) -> int:
+    """Return the seed of the study's resampling (default: the study's own seed, else 0)."""
+    return int(wish(cube, "analysis", "seed", wish(cube, "study", "seed", 0)))
+
+
 def references(cube: xr.DataTree, norm: str) -> list[Reference]:
     """Return the reference epsilons of a norm, ascending.
 

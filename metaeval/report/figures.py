@@ -14,8 +14,10 @@ from metaeval.analysis.reading import wish
 FIGURES = {
     "reference": "metaeval.report.charts.reference:figures",
     "curves": "metaeval.report.charts.curves:figures",
+    "crossings": "metaeval.report.charts.crossings:figures",
     "classes": "metaeval.report.charts.classes:figures",
     "cascade": "metaeval.report.charts.cascade:figures",
+    "predictors": "metaeval.report.charts.predictors:figures",
     "cost": "metaeval.report.charts.cost:figures",
 }
 """Figures of ours by name, in the order of the page; other packages add theirs as `metaeval.figures`."""
@@ -62,6 +64,8 @@ class Figure:
         Column that divides the figure into one chart for each of its values; empty for one chart.
     open_table : bool
         Whether the table is unfolded from the start.
+    finding : str
+        One sentence for the top of the page, as HTML; empty if there is none.
     """
 
     name: str
@@ -74,6 +78,7 @@ class Figure:
     covers: str = ""
     panels: str = ""
     open_table: bool = False
+    finding: str = ""
 
 
 FigureMaker = Callable[[xr.DataTree], Sequence[Figure]]

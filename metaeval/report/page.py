@@ -16,6 +16,7 @@ import xarray as xr
 
 from metaeval import __version__
 from metaeval.analysis.reading import attacks, attributes, models, norms, wish
+from metaeval.analysis.subset import of_study
 from metaeval.cube.opening import open_cube
 from metaeval.report import words
 from metaeval.report.figures import Figure, make_figures
@@ -50,7 +51,7 @@ def write_report(cube: xr.DataTree | str | os.PathLike[str], output: str | os.Pa
     UsageError
         If the study names a figure that nobody provides.
     """
-    tree = cube if isinstance(cube, xr.DataTree) else open_cube(Path(cube))
+    tree = of_study(cube if isinstance(cube, xr.DataTree) else open_cube(Path(cube)))
     target = Path(output)
     page = render(tree)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,7 @@ def render(cube: xr.DataTree) -> str:
     """Return the page of a cube as HTML."""
     figures = make_figures(cube)
     charts = any(figure.spec for figure in figures)
+    said = [*findings(cube), *(figure.finding for figure in figures if figure.finding)]
     return Template(_asset("page.html")).substitute(
         policy=POLICY,
         version=escape(__version__),
@@ -71,7 +73,7 @@ def render(cube: xr.DataTree) -> str:
         style=_asset("report.css"),
         about=_summary(cube),
         legend=legend(cube) if charts else "",
-        findings="".join(f"<li>{sentence}</li>" for sentence in findings(cube)),
+        findings="".join(f"<li>{sentence}</li>" for sentence in said),
         sure=how_sure(cube),
         figures="".join(figure_html(figure, models(cube)) for figure in figures),
         trust=trust_section(cube),
@@ -139,6 +141,8 @@ def _summary(cube: xr.DataTree) -> str:
     for norm in norms(cube):
         count = words.plural(len(attacks(cube, norm)), "attack")
         parts.append(f"{words.norm_name(norm)}: {count} at {cube.children[norm].sizes['epsilon']} ε")
+    for kind, (kept, number) in attributes(cube).get("subset", {}).items():
+        parts.append(f"only {len(kept)} of {words.plural(number, kind)}, as [analysis] says")
     return escape(" · ".join(parts))
 
 

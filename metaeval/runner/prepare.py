@@ -90,6 +90,14 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
         classes=len(samples.class_names) if samples else None,
         shape=samples.x.shape[1:] if samples else None,
     )
+    attack_problems += _analysis_problems(
+        study,
+        {
+            "models": [entry.name for entry in entries],
+            "classes": list(samples.class_names) if samples else [],
+            "attacks": [attack.attack for attack in attacks],
+        },
+    )
     if problems and missing and not attack_problems:
         absent = needs.missing(study)  # also what would have been looked for later
         keys = {problem.key for problem in absent}
@@ -103,6 +111,22 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     if only and not any(prepared.tasks(model) for model in plan.models):
         raise UsageError(f"--only {only!r} matches no task; tasks are named model/norm/attack")
     return prepared
+
+
+def _analysis_problems(study: Study, names: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """Return what ``[analysis]`` names that is not in the study; nothing where names are not known."""
+    problems = []
+    for key, known in names.items():
+        for i, pattern in enumerate(getattr(study.analysis, key)):
+            if known and not any(fnmatch.fnmatchcase(name, pattern) for name in known):
+                message = (
+                    f"no {_SINGULAR[key]} of the study is called {pattern!r}; there are {', '.join(known)}"
+                )
+                problems.append(study.problem(("analysis", key, i), message, nearest(pattern, list(known))))
+    return problems
+
+
+_SINGULAR = {"models": "model", "classes": "class", "attacks": "attack"}
 
 
 def with_weights(prepared: Prepared, *, quiet: bool = False) -> Prepared:

@@ -85,6 +85,17 @@ class ThreatModel(Table):
     attack: tuple[AttackTable, ...] = ()
 
 
+class CrossingsTable(Table):
+    """``[analysis] crossings``: how certain a crossing of two robustness curves must be."""
+
+    margin: fields.Number = Field(
+        default=0.02, gt=0, lt=1, description="the lead for which the largest number of crossings is bounded"
+    )
+    confidence: fields.Number = Field(
+        default=0.95, gt=0, lt=1, description="that none of a norm's crossings is a false one"
+    )
+
+
 class AnalysisTable(Table):
     """``[analysis]``: what the analysis looks at."""
 
@@ -93,6 +104,17 @@ class AnalysisTable(Table):
     )
     family: str = Field(default="architecture", description="what groups models: a column of /models")
     confidence: fields.Number = Field(default=0.95, gt=0, lt=1, description="the confidence of intervals")
+    seed: fields.Seed | None = Field(default=None, description="the seed of resampling; default: the study's")
+    models: tuple[fields.Text, ...] = Field(
+        default=(), description="only these models; * and ? stand for anything; default: all"
+    )
+    classes: tuple[fields.Text, ...] = Field(default=(), description="only samples of these classes")
+    attacks: tuple[fields.Text, ...] = Field(
+        default=(), description="only these attacks; the worst case is theirs"
+    )
+    crossings: CrossingsTable = Field(
+        default=CrossingsTable(), description="how certain a crossing of two robustness curves must be"
+    )
 
     @field_validator("family", mode="before")
     @classmethod

@@ -33,7 +33,15 @@ def test_notions_are_the_curves_numbers() -> None:
     np.testing.assert_allclose(found.sel(notion="linf 4/255 accuracy"), robust)
     np.testing.assert_allclose(found.sel(notion="linf 4/255 gap"), robust - clean)
     np.testing.assert_allclose(found.sel(notion="linf 4/255 relative"), robust / clean)
-    assert found.sizes["notion"] == 6
+    assert found.sizes["notion"] == 8
+    distance = cube["samples/linf"]["distance"].min("attack").values
+    grid = np.array([0, 1, 2, 4]) / 255
+    first = np.array([[min([e for e in grid if e >= d], default=np.inf) for d in row] for row in distance])
+    np.testing.assert_allclose(found.sel(notion="linf area"), np.minimum(first, 4 / 255).mean(axis=1))
+    median = np.median(first, axis=1)
+    np.testing.assert_allclose(found.sel(notion="linf median"), np.where(np.isinf(median), np.nan, median))
+    assert np.isinf(median).any()
+    assert np.isfinite(median).any()
     with pytest.raises(UsageError, match="no attack"):
         notions.robustness(handmade_cube(norms={}, attacks=[]))
 

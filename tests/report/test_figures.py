@@ -31,6 +31,7 @@ def test_a_study_chooses_figures() -> None:
     assert [figure.name for figure in everything] == [
         "reference-linf-0",
         "curves-linf",
+        "crossings-linf",
         "classes-linf",
         "cost",
     ]

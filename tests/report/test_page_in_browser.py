@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from browser import Browser, missing
 from handmade_cube import handmade_cube
+from test_predictors_and_claims import RANDOM, STRENGTH, cube_with
 
 from metaeval.report.page import write_report
 
@@ -103,6 +104,8 @@ def test_every_figure_is_drawn_without_a_word_or_a_request(browser: Browser, pag
         "reference-l2-0",
         "curves-linf",
         "curves-l2",
+        "crossings-linf",
+        "crossings-l2",
         "classes-linf",
         "classes-l2",
         "cost",
@@ -130,7 +133,7 @@ def test_charts_are_drawn_only_when_they_come_into_view(browser: Browser, page: 
 
 def test_check_boxes_drive_every_chart(browser: Browser, page: Path) -> None:
     show(browser, page)
-    names = ("reference-linf-0", "curves-linf", "cost")
+    names = ("reference-linf-0", "curves-linf", "crossings-linf", "cost")
     before = {name: marks(browser, name) for name in names}
     check(browser, "model", "robust", False)
     after = {name: marks(browser, name) for name in names}
@@ -277,4 +280,13 @@ def test_unusual_cubes(browser: Browser, tmp_path: Path, case: str) -> None:
     assert browser.run("return document.documentElement.scrollWidth") <= 360
     body = browser.run("return document.body.innerText")
     assert not {"NaN", "nan", "undefined", "null", "inf", "None"} & set(body.replace(",", " ").split())
+    assert_quiet(browser)
+
+
+def test_the_heat_map_of_measures_is_drawn(browser: Browser, tmp_path: Path) -> None:
+    measures = {"flatness": ("sharpness", -1, -STRENGTH), "noise": ("norm", -1, RANDOM)}
+    target = write_report(cube_with(measures), tmp_path / "report.html")
+    show(browser, target, width=360)
+    assert marks(browser, "predictors") > 10
+    assert browser.run("return document.documentElement.scrollWidth") <= 360
     assert_quiet(browser)

@@ -11,10 +11,10 @@ import xarray as xr
 from counted import Counted
 
 import metaeval
-from metaeval.cli import load
 from metaeval.cube.verify import verify
 from metaeval.errors import StudyError
 from metaeval.outcomes import Cell
+from metaeval.places import load
 from metaeval.runner.forecast import forecast
 from metaeval.runner.prepare import prepare
 from metaeval.runner.run import Summary, run_study
