@@ -120,7 +120,8 @@ def _bounds(value: Any) -> Any:
         low, high = (parse_number(item) for item in value)
         if low < high:
             return (low, high)
-    raise fields.FieldError(f"expected 'train' or [lowest, highest], got {describe(value)}")
+    got = list(value) if isinstance(value, (list, tuple)) else describe(value)
+    raise fields.FieldError(f"expected 'train' or [lowest, highest], got {got}")
 
 
 class TabularData(DataTable):
