@@ -48,24 +48,26 @@ def fetch(study: Study, *, quiet: bool = False) -> list[Fetched]:
     _, wrong = plan_attacks(study, classes=None, shape=None)
     if wrong:  # nothing is fetched for a study that cannot run
         raise StudyError(wrong)
-    results = [_bring(need, quiet=quiet) for need in needs(study)]
-    if all(result.state != MISSING for result in results):
+    wanted = needs(study)
+    results = [_bring(need, quiet=quiet) for need in wanted]
+    absent = {need.kind for need, result in zip(wanted, results, strict=True) if result.state == MISSING}
+    if not absent:
         with_weights(prepare(study), quiet=quiet)
-    elif not any(result.state == MISSING and result.what.startswith("data ") for result in results):
+    elif "data" not in absent:
         open_data(study, study.data.split)
     return results
 
 
 def fetch_data(study: Study, *, quiet: bool = False) -> None:
-    """Bring the data of a study that are missing and can be fetched.
+    """Bring what a study misses before its models are looked at: everything but their weights.
 
     Raises
     ------
     StudyError
-        With everything that the study still misses, its weights included, if data cannot be had.
+        With everything that the study still misses, its weights included, if something cannot be had.
     """
     wanted = [need for need in needs(study) if not need.have]
-    reasons = {need: _bring(need, quiet=quiet).reason for need in wanted if need.what.startswith("data ")}
+    reasons = {need: _bring(need, quiet=quiet).reason for need in wanted if need.kind != "weights"}
     if any(reasons.values()):
         still = [need for need in wanted if reasons.get(need, "later")]
         raise StudyError([need.problem(reasons.get(need, "")) for need in still], missing=True)

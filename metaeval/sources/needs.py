@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from metaeval import registry
 from metaeval.errors import MissingInputError, Problem
@@ -26,8 +27,10 @@ class Need:
 
     Attributes
     ----------
-    what : str
-        What it is, as in ``data cifar10``.
+    kind : str
+        ``weights`` are fetched for the models that a run asks for; all else before anything is opened.
+    name : str
+        Which one, as in ``cifar10``.
     place : Path
         Where it is looked for.
     have : bool
@@ -43,13 +46,19 @@ class Need:
         function for what there is to say. None where only the user can bring it.
     """
 
-    what: str
+    kind: Literal["data", "weights", "shift"]
+    name: str
     place: Path
     have: bool
     at: Problem
     by_hand: str
     address: str = ""
     fetch: Callable[[Note], None] | None = None
+
+    @property
+    def what(self) -> str:
+        """What it is, in words."""
+        return f"{self.kind} {self.name}"
 
     def problem(self, reason: str = "") -> Problem:
         """Return what is missing, and why it could not be fetched, at the place where the study names it."""

@@ -129,7 +129,7 @@ def test_everything_is_fetched_once_and_then_runs_offline(
         said = result.err.splitlines()
         assert len(said) == 2
         assert f"data.source: data cifar10: {elsewhere.archive} is missing; `metaeval fetch" in said[0]
-        assert "models[0].weights: weights of w: " in said[1]
+        assert "models[0].weights: weights w: " in said[1]
     offline = metaeval("fetch", study, "--offline", "--json")
     assert offline.code == 4
     rows = json.loads(offline.out)
@@ -141,7 +141,7 @@ def test_everything_is_fetched_once_and_then_runs_offline(
     assert result.code == 0, result.err
     assert [line.split()[:3] for line in result.out.splitlines()[1:3]] == [
         ["data", "cifar10", "fetched"],
-        ["weights", "of", "w"],
+        ["weights", "w", "fetched"],
     ]
     assert "2 fetched; everything is there and fits" in result.out
     assert elsewhere.archive.read_bytes() == elsewhere.packed
@@ -198,7 +198,7 @@ def test_what_is_not_the_archive_is_not_kept(
     assert "missing" in row
     assert message in row
     assert f"get it from {server.url('cifar.tar.gz')} and put it there" in row
-    assert "weights of w" in result.out
+    assert "weights w" in result.out
     assert "1 fetched, 1 missing" in result.err
     assert not list(elsewhere.archive.parent.iterdir())
 
@@ -245,7 +245,7 @@ FILES = {
 
 
 def data_needs(study: Any) -> list[Need]:
-    return [need for need in needs(study) if need.what.startswith("data ")]
+    return [need for need in needs(study) if need.kind == "data"]
 
 
 @pytest.mark.parametrize("source", FILES)

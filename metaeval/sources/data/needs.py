@@ -38,7 +38,8 @@ def _standard(study: Study, splits: Splits) -> Iterable[Need]:
         have = packed.is_file() or all((root / path).exists() for path in unpacked)
         place = f"put it there, or what is in it at {root / unpacked[0]}"
         yield Need(
-            f"data {data.source}",
+            "data",
+            data.source,
             packed,
             have,
             study.problem(("data", "source"), ""),
@@ -74,7 +75,7 @@ def _imagenet(study: Study, splits: Splits) -> Iterable[Need]:
     root = data.root or root_of(data) / "imagenet"
     for split in splits:
         at = study.problem(("data", "root"), "")
-        yield Need("data imagenet", root / split, (root / split).is_dir(), at, image_sets.IMAGENET_BY_HAND)
+        yield Need("data", "imagenet", root / split, (root / split).is_dir(), at, image_sets.IMAGENET_BY_HAND)
 
 
 def _own(study: Study, splits: Splits) -> Iterable[Need]:
@@ -90,7 +91,7 @@ def _own(study: Study, splits: Splits) -> Iterable[Need]:
         places = [("path", data.path)]
     for key, path in places:
         at = study.problem(("data", key), "")
-        yield Need(f"data {data.name}", path, path.exists(), at, "it is a file of yours")
+        yield Need("data", data.name, path, path.exists(), at, "it is a file of yours")
 
 
 def _hub(study: Study, splits: Splits) -> Iterable[Need]:
@@ -112,7 +113,7 @@ def _hub(study: Study, splits: Splits) -> Iterable[Need]:
         by_hand = "fill the cache of Hugging Face's library (HF_HOME) where there is a network"
         at = study.problem(("data", "dataset"), "")
         place = Path(data.dataset) / split
-        yield Need(f"data {data.name}", place, have, at, by_hand, address, fetch)
+        yield Need("data", data.name, place, have, at, by_hand, address, fetch)
 
 
 FINDERS: dict[type, Callable[[Study, Splits], Iterable[Need]]] = {

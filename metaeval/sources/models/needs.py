@@ -25,17 +25,16 @@ def model_needs(study: Study) -> list[Need]:
     """
     found: list[Need] = []
     for index, table in enumerate(study.models):
-        weights = getattr(table, "weights", None)
+        weights, name = getattr(table, "weights", None), getattr(table, "name", None) or table.source
         loc: Loc = ("models", index, "weights")
         if isinstance(table, RobustBenchModels):
             found += _zoo(study, index, table)
         elif isinstance(weights, Path):
             at = study.problem(loc, "")
-            what = f"weights of {table.name}"
-            found.append(Need(what, weights, weights.exists(), at, "it is a file of yours"))
+            found.append(Need("weights", name, weights, weights.exists(), at, "it is a file of yours"))
         elif isinstance(weights, str):
             file = planned(weights, getattr(table, "sha256", None))
-            found.append(_remote(study, loc, f"weights of {table.name}", file))
+            found.append(_remote(study, loc, name, file))
     return found
 
 
@@ -43,13 +42,13 @@ def _zoo(study: Study, index: int, table: RobustBenchModels) -> Iterable[Need]:
     classes, shape = DATASETS[table.dataset]
     for entry in expand_robustbench(study, index, classes=classes, shape=shape):
         for file in entry.downloads:
-            yield _remote(study, ("models", index), f"weights of {entry.name}", file)
+            yield _remote(study, ("models", index), entry.name, file)
 
 
-def _remote(study: Study, loc: Loc, what: str, file: Download) -> Need:
+def _remote(study: Study, loc: Loc, name: str, file: Download) -> Need:
     def fetch(note: Note) -> None:
         obtain(file, note)
 
     by_hand = f"get it from {file.address} and put it there"
     at = study.problem(loc, "")
-    return Need(what, file.path, file.path.is_file(), at, by_hand, file.address, fetch)
+    return Need("weights", name, file.path, file.path.is_file(), at, by_hand, file.address, fetch)
