@@ -11,7 +11,7 @@ from metaeval.sources.models.robustbench import expand_robustbench
 from metaeval.sources.models.zoo import DATASETS
 from metaeval.sources.needs import Need, Note
 from metaeval.study import Study
-from metaeval.study.inputs import RobustBenchModels
+from metaeval.study.inputs import PluginModel, RobustBenchModels
 from metaeval.study.positions import Loc
 
 
@@ -29,6 +29,8 @@ def model_needs(study: Study) -> list[Need]:
         loc: Loc = ("models", index, "weights")
         if isinstance(table, RobustBenchModels):
             found += _zoo(study, index, table)
+        elif isinstance(table, PluginModel):
+            continue  # its own package knows what its keys mean
         elif isinstance(weights, Path):
             at = study.problem(loc, "")
             found.append(Need("weights", name, weights, weights.exists(), at, "it is a file of yours"))
