@@ -39,7 +39,8 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N sam
 Only = Annotated[
     str | None,
     typer.Option(
-        help="Run only the tasks that match this pattern of model/norm/attack, as in 'cnn*/linf/*'."
+        help="Run only the tasks that match this pattern of model/norm/attack, as in 'cnn*/linf/*' or "
+        "'*/measures/*'."
     ),
 ]
 Device = Annotated[str, typer.Option(envvar="METAEVAL_DEVICE", help="auto, cpu, cuda or cuda:N.")]
@@ -63,6 +64,7 @@ class Listing(StrEnum):
     attacks = "attacks"
     data = "data"
     figures = "figures"
+    measures = "measures"
     models = "models"
     studies = "studies"
 
@@ -174,9 +176,10 @@ def check(study: StudyPath, as_json: AsJson = False) -> None:
     if as_json:
         print("[]")
     else:
+        measures = f", {len(plan.measures)} measures" if plan.measures else ""
         print(
             f"{study}: no problem found "
-            f"({len(plan.models)} models, {len(plan.attacks)} attacks, {plan.samples} samples)"
+            f"({len(plan.models)} models, {len(plan.attacks)} attacks{measures}, {plan.samples} samples)"
         )
 
 

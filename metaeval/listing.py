@@ -50,6 +50,25 @@ def figures() -> Rows:
     return _named("figures", FIGURES)
 
 
+def measures() -> Rows:
+    """Return one row per generalization measure."""
+    from metaeval.measures.registry import measures as known
+
+    return [
+        {
+            "name": measure.name,
+            "family": measure.family,
+            "definition": measure.definition,
+            "sign": f"{measure.expected_sign:+d}" if measure.expected_sign else "0",
+            "needs": ", ".join(measure.needs),
+            "invariance": ", ".join(measure.invariance) or "-",
+            "cost": measure.cost,
+            "citation": measure.citation,
+        }
+        for measure in known().values()
+    ]
+
+
 def models() -> Rows:
     """Return one row per model source and built-in architecture."""
     from metaeval.sources.models import SOURCES
@@ -72,6 +91,7 @@ LISTINGS: dict[str, Callable[[], Rows]] = {
     "attacks": attacks,
     "data": data,
     "figures": figures,
+    "measures": measures,
     "models": models,
     "studies": studies,
 }

@@ -15,6 +15,7 @@ from metaeval.cube import arrays
 from metaeval.cube.counts import UNKNOWN, Integer, accuracy, aggregate_norm, only_black_box
 from metaeval.cube.journal import CLEAN, Task
 from metaeval.cube.layout import GROUPS, SHARD, STAGES, STATUS, WORST_CASE
+from metaeval.cube.measures import compute_measures
 from metaeval.cube.selection import NormSelection, Selection
 from metaeval.cube.stages import count_stages, stage_values
 from metaeval.cube.states import State, column_state, task_states, worst_case_state
@@ -49,7 +50,7 @@ def rebuild(store: CubeStore, selection: Selection) -> None:
         if name in selection.norms and selection.norms[name].cascade:
             attributes["cascade"] = selection.norms[name].cascade
         arrays.replace_group(store.path, name, variables, values, attributes)
-    for name in {*NORMS, "cost"} - set(groups):
+    for name in {*NORMS, "cost", "measures"} - set(groups):
         arrays.remove_group(store.path, name)
     store.set_attributes({"selection": selection.to_json(), "journal": journal})
     arrays.consolidate(store.path)
@@ -69,6 +70,10 @@ def compute(store: CubeStore, selection: Selection, *, withdraw: bool = False) -
         groups[norm] = _norm(store, selection, norm, chosen, labels, costs, read)
     if selection.norms:
         groups["cost"] = _cost(selection, costs)
+    if selection.measures:
+        groups["measures"] = compute_measures(
+            store.journal, selection.measures, selection.models, store.class_names
+        )
     return groups
 
 

@@ -65,6 +65,12 @@ def text(values: Any) -> Values:
     return np.asarray(values, dtype=np.dtypes.StringDType())
 
 
+def canonical(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Return float32 values with one kind of NaN: chunks of nothing else are not written and read as it."""
+    array = np.asarray(values, dtype=np.float32)
+    return np.where(np.isnan(array), np.float32(np.nan), array)
+
+
 def coordinate_attribute(variables: Mapping[str, Variable]) -> dict[str, str]:
     """Return the group attribute that tells xarray which arrays are coordinates."""
     names = [name for name, v in variables.items() if v.coordinate and v.dims != (name,)]

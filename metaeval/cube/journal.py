@@ -182,8 +182,16 @@ class Journal:
         content["levels"] = [epsilon_hex(epsilon) for epsilon in record.levels]
         for stage in content["stages"]:
             stage["seconds"] = {epsilon_hex(epsilon): spent for epsilon, spent in stage["seconds"].items()}
-        self._write(task, ".json", content)
+        self.commit_content(task, content)
+
+    def commit_content(self, task: Task, content: Mapping[str, Any]) -> None:
+        """Write a record of other fields than `Record`'s, and remove what it supersedes."""
+        self._write(task, ".json", dict(content))
         self._remove(task, ".open", ".failed", ".skipped")
+
+    def content(self, task: Task) -> dict[str, Any] | None:
+        """Return what `commit_content` wrote, or None where there is nothing or it is damaged."""
+        return self._content(task, ".json")
 
     def fail(self, task: Task, reason: str, identity: str) -> None:
         """Note a task's failure; an earlier record stays, it still describes what is stored."""

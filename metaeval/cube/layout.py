@@ -19,6 +19,7 @@ SHARD = 1000
 WORST_CASE = "worst-case"
 STAGES = ("attack", "verification")
 STATUS = {"pending": 0, "ok": 1, "failed": 2, "skipped": 3}
+MEASURE_STATUS = {**STATUS, "undefined": 4, "unsupported": 5}
 FORMAT = 1
 CUBE = "cube.zarr"
 
@@ -169,6 +170,49 @@ _SAMPLES_NORM = {
     ),
 }
 
+_SAMPLES_CLEAN = {
+    "model": _MODEL,
+    **_SAMPLE_COORDINATES,
+    "input_hash": _text("sample", coordinate=True, long_name="content hash of the float32 input"),
+    "logit": _count("logit", coordinate=True),
+    "prediction": _count("model", "sample", long_name="predicted class"),
+    "logits": Variable(("model", "sample", "logit"), "float32", float("nan")),
+}
+
+_MEASURED = ("model", "measure", "scope")
+_MEASURES = {
+    "model": _MODEL,
+    "measure": _text("measure", coordinate=True),
+    "scope": _text("scope", coordinate=True, long_name="clean, train, or a shift with its severity"),
+    "class": _CLASS,
+    "family": _text("measure", coordinate=True),
+    "definition": _text("measure", coordinate=True),
+    "formula": _text("measure", coordinate=True, long_name="LaTeX"),
+    "citation": _text("measure", coordinate=True),
+    "expected_sign": Variable(
+        ("measure",),
+        "int64",
+        0,
+        True,
+        {"long_name": "of the correlation with robustness by the literature; 0: nothing is claimed"},
+    ),
+    "invariance": _text("measure", coordinate=True, long_name="what leaves the value unchanged"),
+    "needs": _text("measure", coordinate=True),
+    "settings": _text("measure", coordinate=True, long_name="resolved settings, JSON"),
+    "caveats": _text("measure", coordinate=True),
+    "value": _real(*_MEASURED, long_name="NaN where the status is not ok"),
+    "standard_error": _real(*_MEASURED, long_name="NaN where the value is not estimated"),
+    "lower": _real(*_MEASURED, long_name="lower end of the 95 % interval"),
+    "upper": _real(*_MEASURED, long_name="upper end of the 95 % interval"),
+    "seconds": _real(*_MEASURED, units="s"),
+    "forwards": _count(*_MEASURED, long_name="rows sent forward through the model"),
+    "backwards": _count(*_MEASURED, long_name="rows sent backward through the model"),
+    "class_value": _real(*_MEASURED, "class", long_name="NaN where the measure has none"),
+    "status": _code(_MEASURED, {code: name for name, code in MEASURE_STATUS.items()}),
+    "reason": _text(*_MEASURED, long_name="why there is no value"),
+    "note": _text(*_MEASURED, long_name="a caveat about this value"),
+}
+
 GROUPS: dict[str, dict[str, Variable]] = {
     "clean": {
         "model": _MODEL,
@@ -187,14 +231,9 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "forwards": _count("model", "norm", "attack", "stage"),
         "backwards": _count("model", "norm", "attack", "stage"),
     },
-    "samples/clean": {
-        "model": _MODEL,
-        **_SAMPLE_COORDINATES,
-        "input_hash": _text("sample", coordinate=True, long_name="content hash of the float32 input"),
-        "logit": _count("logit", coordinate=True),
-        "prediction": _count("model", "sample", long_name="predicted class"),
-        "logits": Variable(("model", "sample", "logit"), "float32", float("nan")),
-    },
+    "measures": _MEASURES,
+    "samples/clean": _SAMPLES_CLEAN,
+    "samples/train": _SAMPLES_CLEAN,
     **{f"samples/{norm}": _SAMPLES_NORM for norm in NORMS},
 }
 """Every group's variables; `/models` is free: one array per column that the study's models have.

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from metaeval.cube.journal import CLEAN, Task
+from metaeval.cube.measures import MeasureSelection
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,14 @@ class Selection:
     """What the aggregates cover; stored in the cube, so that they can be rebuilt from the cube alone.
 
     `samples` is the number of first samples; `clean_identities` maps model to the identity of its clean
-    forward pass, as `NormSelection.identities` does for columns.
+    forward pass, as `NormSelection.identities` does for columns; `measures` is None if none are asked for.
     """
 
     models: tuple[str, ...]
     samples: int
     norms: Mapping[str, NormSelection] = field(default_factory=dict)
     clean_identities: Mapping[str, str] | None = None
+    measures: MeasureSelection | None = None
 
     def identity(self, task: Task) -> str | None:
         """Return the identity that a task should have; None if any will do, "" (no record's) if not known."""
@@ -71,4 +73,11 @@ class Selection:
             )
             for norm, value in content.get("norms", {}).items()
         }
-        return cls(tuple(content["models"]), int(content["samples"]), norms, content.get("clean_identities"))
+        measures = content.get("measures")
+        return cls(
+            tuple(content["models"]),
+            int(content["samples"]),
+            norms,
+            content.get("clean_identities"),
+            None if measures is None else MeasureSelection.from_dict(measures),
+        )

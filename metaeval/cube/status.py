@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from metaeval.cube.journal import CLEAN, Task
+from metaeval.cube.measures import MEASURES, measure_states
 from metaeval.cube.selection import NormSelection, Selection
 from metaeval.cube.states import column_state, task_states
 from metaeval.cube.store import CubeStore
@@ -14,7 +15,8 @@ from metaeval.cube.store import CubeStore
 
 @dataclass(frozen=True)
 class ColumnStatus:
-    """One column's tasks by status; the clean forward pass has the norm "clean" and no attack.
+    """One column's tasks by status; the clean forward pass has the norm "clean" and no attack, a measure the
+    norm "measures", its name for an attack, and scopes for tasks (undefined or unsupported ones are skipped).
 
     `interrupted` are those of `pending` that were being written when their process ended.
     """
@@ -49,6 +51,7 @@ def status(directory: str | os.PathLike[str]) -> list[ColumnStatus]:
         rows.append(_column(store, selection, model, CLEAN, ""))
         for norm, chosen in selection.norms.items():
             rows += [_column(store, selection, model, norm, attack) for attack in chosen.attacks]
+        rows += _measures(store, selection, model)
     return rows
 
 
@@ -59,6 +62,22 @@ def everything(store: CubeStore) -> Selection:
         for norm in store.norms
     }
     return Selection(tuple(store.models), len(store.sample_hashes), norms)
+
+
+def _measures(store: CubeStore, selection: Selection, model: str) -> list[ColumnStatus]:
+    if selection.measures is None:
+        return []
+    rows = []
+    for name, counts, reason in measure_states(store.journal, selection.measures, model):
+        skipped = counts["skipped"] + counts["undefined"] + counts["unsupported"]
+        states = {"failed": counts["failed"], "pending": counts["pending"], "ok": counts["ok"]}
+        state = next((word for word, count in states.items() if count), "skipped")
+        rows.append(
+            ColumnStatus(
+                model, MEASURES, name, state, **states, skipped=skipped, interrupted=0, reason=reason
+            )
+        )
+    return rows
 
 
 def _column(store: CubeStore, selection: Selection, model: str, norm: str, attack: str) -> ColumnStatus:

@@ -247,7 +247,7 @@ class CubeStore:
         task = Task(model, CLEAN, "", shard)
         values: dict[str, npt.NDArray[Any]] = {
             "prediction": np.asarray(prediction, dtype=np.int64),
-            "logits": np.asarray(logits, dtype=np.float32),
+            "logits": arrays.canonical(logits),
         }
         count = self.arrays.check(task, values, {"logits": (self._axes.logits,)})
         record = Record(

@@ -14,7 +14,9 @@ import zarr
 from metaeval.cube import arrays, growth
 from metaeval.cube.aggregate import compute
 from metaeval.cube.layout import GROUPS
+from metaeval.cube.measures import MEASURES, read_record
 from metaeval.cube.store import CubeStore
+from metaeval.cube.training import TRAIN, training_faults
 from metaeval.errors import UsageError
 
 
@@ -48,7 +50,8 @@ def verify(directory: str | os.PathLike[str]) -> list[Finding]:
         If its axes are damaged.
     """
     store = CubeStore.open(directory)
-    return [*_axes(store), *_records(store), *_aggregates(store)]
+    training = (Finding(*fault) for fault in training_faults(store))
+    return [*_axes(store), *_records(store), *training, *_aggregates(store)]
 
 
 def _axes(store: CubeStore) -> Iterator[Finding]:
@@ -67,7 +70,10 @@ def _records(store: CubeStore) -> Iterator[Finding]:
                 yield Finding(
                     "note", str(task), "its writing was interrupted; the next run computes it again"
                 )
-        elif path.suffix == ".json":
+        elif path.suffix == ".json" and task.norm == MEASURES:
+            if read_record(store.journal, task.model, task.attack) is None:
+                yield Finding("error", str(task), "its record is damaged or of another version")
+        elif path.suffix == ".json" and task.norm != TRAIN:
             record = store.journal.read(task)
             if record is None:
                 yield Finding("error", str(task), "its record is damaged or of another version")

@@ -44,12 +44,15 @@ class Split:
         Inputs in [0, 1]; None where only logits are kept.
     clean : int64 array (n,), optional
         For a copy of other samples (a shift, an attack): the original's index among the clean ones, or -1.
+    distance : float64 array (n,), optional
+        For an attacked copy whose inputs are not kept: linf norm of each perturbation.
     """
 
     y: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
     x: npt.NDArray[np.float32] | None = None
     clean: npt.NDArray[np.int64] | None = None
+    distance: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,12 @@ class Measure(ABC):
         Of `INVARIANCES`: what leaves it unchanged.
     settings : mapping
         Every choice with its default; hashed with the value.
+    choices : mapping
+        The words that a setting of text may be.
+    limits : mapping
+        The smallest and the largest number that a setting may be.
+    version : int
+        Of the computation: raised when the same settings give another value; hashed with it.
     scoped : bool
         Whether it is computed on every scope (clean, train, each shift) rather than once per model.
     cost : str
@@ -174,9 +183,17 @@ class Measure(ABC):
     needs: ClassVar[tuple[str, ...]]
     invariance: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[Mapping[str, Scalar]] = {}
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    version: ClassVar[int] = 1
     scoped: ClassVar[bool] = False
     cost: ClassVar[str] = "none beyond stored logits"
     caveats: ClassVar[str] = ""
+
+    @classmethod
+    def passes(cls, samples: int, train: int, settings: Mapping[str, Any]) -> tuple[float, float]:
+        """Return the predicted rows sent forward and backward, for that many clean and training samples."""
+        return 0.0, 0.0
 
     @abstractmethod
     def compute(self, context: Context, split: Split, **settings: Any) -> Value:

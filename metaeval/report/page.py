@@ -22,6 +22,7 @@ from metaeval.report import words
 from metaeval.report.figures import Figure, make_figures
 from metaeval.report.findings import findings, how_sure
 from metaeval.report.legend import legend
+from metaeval.report.measures import measures_section
 from metaeval.report.sections import provenance_section, trust_section
 from metaeval.report.words import escape
 
@@ -76,6 +77,7 @@ def render(cube: xr.DataTree) -> str:
         findings="".join(f"<li>{sentence}</li>" for sentence in said),
         sure=how_sure(cube),
         figures="".join(figure_html(figure, models(cube)) for figure in figures),
+        measures=measures_section(cube),
         trust=trust_section(cube),
         provenance=provenance_section(cube),
         date=time.strftime("%Y-%m-%d %H:%M %Z"),

@@ -13,8 +13,10 @@ import torch
 
 from metaeval.cube.journal import Journal, covers
 from metaeval.cube.journal import Task as Key
+from metaeval.cube.measures import read_record
 from metaeval.runner.cache import is_trained
 from metaeval.runner.devices import fitting_threads
+from metaeval.runner.measure_plan import training_count
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import duration
 from metaeval.study.plan import Cost, Task
@@ -47,11 +49,12 @@ class ModelForecast:
     tasks: int
     finished: int
     attacks: Cost
+    measures: Cost
 
     @property
     def seconds(self) -> float:
         """Predicted seconds, training included."""
-        return self.speed.seconds(self.training) + self.speed.seconds(self.attacks)
+        return self.speed.seconds(self.training + self.attacks + self.measures)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Forecast:
     attacks: tuple[dict[str, Any], ...]
     evidence_bytes: int = 0
     missing: tuple[str, ...] = ()
+    measures: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -111,6 +115,13 @@ class Forecast:
                 for a in [attack, *_stage_rows(attack)]
             ],
         )
+        if self.measures:
+            header = ["measure", "family", "computed on", "forwards/model", "backwards/model"]
+            rows = [
+                [m["measure"], m["family"], m["where"], f"{m['forwards']:,.0f}", f"{m['backwards']:,.0f}"]
+                for m in self.measures
+            ]
+            lines += ["", *_table(header, rows)]
         lines += [
             "",
             *_table(
@@ -121,8 +132,8 @@ class Forecast:
                         "yes" if m.training.forwards else "-",
                         m.tasks,
                         m.finished,
-                        f"{m.attacks.forwards:,.0f}",
-                        f"{m.attacks.backwards:,.0f}",
+                        f"{m.attacks.forwards + m.measures.forwards:,.0f}",
+                        f"{m.attacks.backwards + m.measures.backwards:,.0f}",
                         duration(m.seconds),
                     ]
                     for m in self.models.values()
@@ -151,21 +162,25 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
     speeds: dict[str, Speed] = {}
     models: dict[str, ModelForecast] = {}
     shape = prepared.samples.x.shape[1:]
+    outputs = Cost(training_count(prepared.study) if prepared.plan.measures else 0)
     for entry in prepared.entries:
         if entry.architecture_identity not in speeds:
             speeds[entry.architecture_identity] = time_model(entry.build(), shape, device)
         tasks = prepared.tasks(entry.name)
         open_tasks = [task for task in tasks if not _recorded(journal, task, prepared)]
         cost = sum((task.cost for task in open_tasks), Cost())
+        asked = prepared.measures(entry.name)
+        todo = [plan for plan in asked if read_record(journal, entry.name, plan.name) is None]
         to_train = entry.needs_training and not is_trained(entry, prepared.training_data)
-        training = prepared.training_cost(entry) if tasks and to_train else Cost()
+        training = prepared.training_cost(entry) if (tasks or asked) and to_train else Cost()
         models[entry.name] = ModelForecast(
             entry.name,
             speeds[entry.architecture_identity],
             training,
-            len(open_tasks),
-            len(tasks) - len(open_tasks),
+            len(open_tasks) + len(todo),
+            len(tasks) + len(asked) - len(open_tasks) - len(todo),
             cost,
+            sum((plan.cost for plan in todo), outputs if todo else Cost()),
         )
     attacks = tuple(
         {
@@ -204,6 +219,10 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         attacks,
         evidence_bytes,
         missing,
+        tuple(
+            {"measure": m.name, "family": m.described["family"], "where": m.where, **asdict(m.cost)}
+            for m in prepared.plan.measures
+        ),
         prepared.notes,
     )
 

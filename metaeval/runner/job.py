@@ -18,6 +18,7 @@ from metaeval.runner.cache import cache_directory, is_trained
 from metaeval.runner.devices import find_batch_size, fitting_threads, pin_precision
 from metaeval.runner.expectations import check_loaded
 from metaeval.runner.forecast import Forecast, Speed, forecast
+from metaeval.runner.measuring import Measuring, Outcome
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import Progress, duration
 from metaeval.runner.publish import LOCK_WAIT, describe_study, publish
@@ -84,6 +85,7 @@ class Job:
         self.loaded: dict[str, LoadedModel] = {}
         self.identities: dict[tuple[str, str, str], str] = {}
         self.progress = Progress(0.0, quiet=True)
+        self.measuring = Measuring(prepared, store, device)
 
     def run(self, *, quiet: bool) -> None:
         """Do all tasks, committing each; the aggregates are rebuilt also when interrupted."""
@@ -100,12 +102,12 @@ class Job:
                         self._recall(entry)
                     raise
                 for entry in self.prepared.entries:
-                    if self.prepared.tasks(entry.name):
+                    if self.prepared.work(entry.name):
                         self._run_model(entry, expected)
                     else:
                         self._recall(entry)
         finally:
-            publish(self.store, self.prepared, self.loaded, self.identities)
+            publish(self.store, self.prepared, self.loaded, self.identities, self.measuring.selection())
 
     def _lay_out(self) -> None:
         """Give every model, attack, epsilon and sample of the study its place in the cube."""
@@ -122,7 +124,11 @@ class Job:
                 stages = [stage.attack for attack in attacks for stage in attack.stages]
                 shape = samples.x.shape[1:] if any(attack.evidence for attack in attacks) else None
                 self.store.ensure_norm(norm, names, epsilons, shape, stages)
-            describe_study(self.store, self.prepared, device=self.device, precision=self.precision)
+            self.measuring.lay_out()
+            measures = self.measuring.selection(known=False)
+            describe_study(
+                self.store, self.prepared, device=self.device, precision=self.precision, measures=measures
+            )
 
     def _run_model(self, entry: ModelEntry, expected: Forecast) -> None:
         """Train or load a model and run its tasks; whatever goes wrong is written down and ends there."""
@@ -137,6 +143,7 @@ class Job:
         except Exception as error:
             for task in tasks:
                 self._fail(task, error)
+            self._fail_measures(entry, error)
             return
         self.summary.verification += forwards
         self._know(entry, model)
@@ -146,16 +153,49 @@ class Job:
                 size = self._run_task(task, model, clean, size, share.speed)
             except Exception as error:
                 self._fail(task, error)
+        if self.prepared.measures(entry.name):
+            self._measure(entry, model, size, share.speed)
         self.progress.finish()
         model.module.to(
             "meta"
         )  # what is still asked of it is its description; its weights would fill the memory
+
+    def _measure(self, entry: ModelEntry, model: LoadedModel, size: int, speed: Speed) -> None:
+        """Compute the measures of a model; none of them stops another."""
+        try:
+            measured, forwards = self.measuring.open(entry, model, size)
+        except Exception as error:
+            self._fail_measures(entry, error)
+            return
+        self.summary.forwards += forwards
+        for plan in self.prepared.measures(entry.name):
+            self.progress.begin(f"{entry.name}/measures/{plan.name}", speed.seconds(plan.cost))
+            self._count(self.measuring.compute(measured, plan))
+
+    def _count(self, outcome: Outcome) -> None:
+        self.summary.computed += outcome.computed
+        self.summary.reused += not outcome.computed
+        self.summary.forwards += outcome.forwards
+        self.summary.backwards += outcome.backwards
+        self.summary.failures += outcome.failures
+        for failure in outcome.failures:
+            self.progress.note(f"failed: {failure}")
+
+    def _fail_measures(self, entry: ModelEntry, error: Exception) -> None:
+        """Mark all measures of a model failed, with one reason."""
+        reason = _reason(error)
+        for plan in self.prepared.measures(entry.name):
+            self.measuring.fail(entry.name, plan, reason)
+        if self.prepared.measures(entry.name):
+            self.summary.failures.append(f"{entry.name}/measures: {reason}")
+            self.progress.note(f"failed: {entry.name}/measures: {reason}")
 
     def _know(self, entry: ModelEntry, model: LoadedModel) -> None:
         """Note whose numbers the cube may show for a model."""
         self.loaded[entry.name] = model
         for task in self.plan.tasks(entry.name):
             self.identities[entry.name, task.attack.norm, task.attack.attack] = self.identity(task, model)
+        self.measuring.know(entry, model)
 
     def _recall(self, entry: ModelEntry) -> None:
         """Identify a model of which no task was asked for, if that takes no training."""
@@ -233,12 +273,16 @@ class Job:
 
     def _fail(self, task: Task, error: Exception) -> None:
         """Mark a task failed, with the reason, and say so."""
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        reason = _reason(error)
         self.store.fail_column(task.model, task.attack.norm, task.attack.attack, task.shard, reason)
         trace = "".join(traceback.format_exception(error))
         log_event(self.store.directory, "failed", task=_title(task), shard=task.shard, traceback=trace)
         self.summary.failures.append(f"{_title(task)} (shard {task.shard}): {reason}")
         self.progress.note(f"failed: {_title(task)}: {reason}" + (f"\n{trace}" if self.verbose else ""))
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _title(task: Task) -> str:

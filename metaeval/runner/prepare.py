@@ -12,12 +12,13 @@ from typing import Any
 from metaeval.attacks import catalogue
 from metaeval.attacks.presets import OWN, PRESETS, stages_of
 from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
+from metaeval.runner.measure_plan import plan_measures
 from metaeval.sources import needs
 from metaeval.sources.data import Dataset, Samples, copies, open_data, take
 from metaeval.sources.models import ModelEntry, expand_models
 from metaeval.sources.models.robustbench import left_out
 from metaeval.study.checks import unknown_preset
-from metaeval.study.plan import AttackPlan, Cost, Plan, StagePlan, Task
+from metaeval.study.plan import AttackPlan, Cost, MeasurePlan, Plan, StagePlan, Task
 from metaeval.study.positions import Loc
 from metaeval.study.schema import Study
 
@@ -49,9 +50,17 @@ class Prepared:
         """Return the passes that training a model takes, nothing if it is only loaded."""
         return Cost(*entry.training.passes(len(self.training_data))) if entry.training else Cost()
 
+    def measures(self, model: str) -> list[MeasurePlan]:
+        """Return the measures of one model that were asked for."""
+        return [m for m in self.plan.measures if _asked(f"{model}/measures/{m.name}", self.only)]
+
+    def work(self, model: str) -> list[Task | MeasurePlan]:
+        """Return all that was asked for of one model."""
+        return [*self.tasks(model), *self.measures(model)]
+
     def tasks(self, model: str) -> list[Task]:
         """Return the tasks of one model that were asked for."""
-        return [task for task in self.plan.tasks(model) if self.only is None or _matches(task, self.only)]
+        return [task for task in self.plan.tasks(model) if _asked(_title(task), self.only)]
 
 
 def prepare(study: Study, *, only: str | None = None, limit: int | None = None) -> Prepared:
@@ -60,7 +69,7 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     Parameters
     ----------
     only : str, optional
-        Pattern of ``model/norm/attack``; tasks that do not match are left out.
+        Pattern of ``model/norm/attack`` and ``model/measures/name``; what does not match is left out.
     limit : int, optional
         Use only the first samples of the study.
 
@@ -90,6 +99,8 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
         classes=len(samples.class_names) if samples else None,
         shape=samples.x.shape[1:] if samples else None,
     )
+    measures, measure_problems = plan_measures(study, samples=len(samples.y) if samples else 0)
+    attack_problems += measure_problems
     attack_problems += _analysis_problems(
         study,
         {
@@ -106,9 +117,10 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     if problems or attack_problems:
         raise StudyError([*problems, *attack_problems], missing=missing and not attack_problems)
     assert samples is not None
-    plan = Plan(len(samples.y), tuple(entry.name for entry in entries), tuple(attacks))
+    names = tuple(entry.name for entry in entries)
+    plan = Plan(len(samples.y), names, tuple(attacks), tuple(measures))
     prepared = Prepared(study, plan, samples, tuple(entries), only)
-    if only and not any(prepared.tasks(model) for model in plan.models):
+    if only and not any(prepared.work(model) for model in plan.models):
         raise UsageError(f"--only {only!r} matches no task; tasks are named model/norm/attack")
     return prepared
 
@@ -145,7 +157,7 @@ def with_weights(prepared: Prepared, *, quiet: bool = False) -> Prepared:
         if not quiet:
             print(text, file=sys.stderr)
 
-    asked = [entry for entry in prepared.entries if prepared.tasks(entry.name)]
+    asked = [entry for entry in prepared.entries if prepared.work(entry.name)]
     fetched = {entry.name: entry for entry in fetch_models(asked, note)}
     return replace(prepared, entries=tuple(fetched.get(entry.name, entry) for entry in prepared.entries))
 
@@ -270,5 +282,9 @@ def _cascade(name: str, planned: Sequence[AttackPlan]) -> AttackPlan:
     )
 
 
-def _matches(task: Task, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(f"{task.model}/{task.attack.norm}/{task.attack.attack}", pattern)
+def _title(task: Task) -> str:
+    return f"{task.model}/{task.attack.norm}/{task.attack.attack}"
+
+
+def _asked(title: str, pattern: str | None) -> bool:
+    return pattern is None or fnmatch.fnmatchcase(title, pattern)

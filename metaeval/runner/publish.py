@@ -10,6 +10,7 @@ import torch
 from metaeval.attacks import catalogue
 from metaeval.cube.aggregate import rebuild
 from metaeval.cube.locks import Lock
+from metaeval.cube.measures import MeasureSelection
 from metaeval.cube.selection import NormSelection, Selection
 from metaeval.cube.store import CubeStore
 from metaeval.hashing import hash_json
@@ -23,7 +24,12 @@ LOCK_WAIT = 60.0  # seconds to wait for another process that changes the cube's 
 
 
 def describe_study(
-    store: CubeStore, prepared: Prepared, *, device: torch.device, precision: Mapping[str, Any]
+    store: CubeStore,
+    prepared: Prepared,
+    *,
+    device: torch.device,
+    precision: Mapping[str, Any],
+    measures: MeasureSelection | None = None,
 ) -> None:
     """Write what the cube says of a study before anything is computed, so that it can always be reported.
 
@@ -47,7 +53,7 @@ def describe_study(
         }
     )
     if "selection" not in store.attributes():
-        store.set_attributes({"selection": _selection(prepared, None, None).to_json()})
+        store.set_attributes({"selection": _selection(prepared, None, None, measures).to_json()})
 
 
 def publish(
@@ -55,6 +61,7 @@ def publish(
     prepared: Prepared,
     loaded: Mapping[str, LoadedModel],
     identities: Mapping[tuple[str, str, str], str],
+    measures: MeasureSelection | None = None,
 ) -> None:
     """Write what is known of the models, rebuild the aggregates, and leave the lock file of the study.
 
@@ -65,12 +72,14 @@ def publish(
     identities : mapping
         (model, norm, attack) to the identity of the column that the study wants. What is not in it counts as
         not computed, so that no number of other weights or settings is shown for this study.
+    measures : MeasureSelection, optional
+        What `/measures` covers, with the same care.
     """
     study = prepared.study
     with Lock(store.directory, "layout", wait=LOCK_WAIT):
         columns = describe_models(prepared.entries, loaded)
         store.write_models([entry.name for entry in prepared.entries], columns)
-        rebuild(store, _selection(prepared, loaded, identities))
+        rebuild(store, _selection(prepared, loaded, identities, measures))
     hashes = {"study": study_hash(study), "samples": hash_json(list(prepared.samples.hashes))}
     write_lock(store.directory, study, hashes)
 
@@ -108,6 +117,7 @@ def _selection(
     prepared: Prepared,
     loaded: Mapping[str, LoadedModel] | None,
     identities: Mapping[tuple[str, str, str], str] | None,
+    measures: MeasureSelection | None,
 ) -> Selection:
     """Return what the aggregates cover: this study, whatever else the cube holds."""
     plan = prepared.plan
@@ -136,4 +146,4 @@ def _selection(
     clean = None
     if loaded is not None:
         clean = {model: loaded[model].identity if model in loaded else NEVER for model in plan.models}
-    return Selection(plan.models, plan.samples, norms, clean)
+    return Selection(plan.models, plan.samples, norms, clean, measures)

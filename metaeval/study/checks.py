@@ -41,6 +41,7 @@ def check(
             message, near = unknown_preset(name, known_presets, known_attacks or ())
             yield Mistake(("threat_models", i, "attacks"), message, near)
     yield from _check_reference_epsilons(document)
+    yield from _check_measures(document.get("measures"))
     data = document.get("data")
     if isinstance(data, dict):
         for key in ("class_names", "classes", "features"):
@@ -206,6 +207,15 @@ def _check_reference_epsilons(document: Document) -> Iterator[Mistake]:
                 f"{reference.label} is not an epsilon of any threat model; epsilons are compared exactly"
             )
             yield Mistake((*loc, index) if isinstance(written, list) else loc, message, label)
+
+
+def _check_measures(measures: Any) -> Iterator[Mistake]:
+    if not isinstance(measures, dict):
+        return
+    if not measures.get("families") and not measures.get("names"):
+        yield Mistake(("measures",), "names no measure: give families or names")
+    for key in ("families", "names"):
+        yield from _repeated(measures.get(key), ("measures", key))
 
 
 def _epsilons(written: Any) -> list[Epsilon | None]:

@@ -69,6 +69,31 @@ class AttackPlan:
 
 
 @dataclass(frozen=True)
+class MeasurePlan:
+    """One generalization measure with everything that decides its values.
+
+    Attributes
+    ----------
+    where : str
+        "every scope", "clean", "train" or "attacked copies".
+    needs : tuple of str
+        What it looks at, as its registry entry says.
+    described : mapping
+        What the cube says of it: family, definition, formula, citation and so on.
+    cost : Cost
+        Predicted passes for one model.
+    """
+
+    name: str
+    version: int
+    settings: Mapping[str, Any]
+    where: str
+    needs: tuple[str, ...]
+    described: Mapping[str, Any]
+    cost: Cost
+
+
+@dataclass(frozen=True)
 class Task:
     """One unit of work: one model, one attack, one shard of samples, all epsilons at once."""
 
@@ -91,11 +116,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a study will compute: models x attacks x shards of samples."""
+    """All that a study will compute: models x attacks x shards of samples, and models x measures."""
 
     samples: int
     models: tuple[str, ...]
     attacks: tuple[AttackPlan, ...]
+    measures: tuple[MeasurePlan, ...] = ()
 
     def shards(self) -> Iterator[tuple[int, int, int]]:
         """Yield (shard, first sample, end) over the samples of the study."""

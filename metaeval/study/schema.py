@@ -32,6 +32,7 @@ from metaeval.study.inputs import (
     Table,
     TrainModel,
 )
+from metaeval.study.measures import MeasuresTable
 from metaeval.study.origin import Origin
 from metaeval.study.positions import Loc
 
@@ -208,6 +209,7 @@ class Study(Table):
     data: Data
     models: tuple[Model, ...] = Field(min_length=1)
     threat_models: tuple[ThreatModel, ...] = Field(min_length=1)
+    measures: MeasuresTable | None = None
     analysis: AnalysisTable = AnalysisTable()
     report: ReportTable = ReportTable()
 

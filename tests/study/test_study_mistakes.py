@@ -46,8 +46,8 @@ confidence = "95"
 
 SAID = [
     (
-        "2:1: titel: unknown key; the study file takes analysis, data, models, report, schema_version, "
-        "study, threat_models"
+        "2:1: titel: unknown key; the study file takes analysis, data, measures, models, report, "
+        "schema_version, study, threat_models"
     ),
     "5:1: study.sead: unknown key; [study] takes name, precision, seed, title; did you mean 'seed'?",
     "8:1: data.samples: expected a whole number of at least 1, or 'all', got 'ten'",

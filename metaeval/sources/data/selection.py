@@ -74,7 +74,10 @@ def take(study: Study, dataset: Dataset, *, limit: int | None = None) -> Samples
         trap = sorted_prefix(dataset.labels, number, dataset.class_names)
         if trap:
             raise StudyError([study.problem(("data", "select"), trap, "stratified")])
-    order = selection_order(dataset.labels, data.select, study.study.seed)[:number]
+    return _read(dataset, selection_order(dataset.labels, data.select, study.study.seed)[:number])
+
+
+def _read(dataset: Dataset, order: npt.NDArray[np.int64]) -> Samples:
     x = dataset.read(order)
     return Samples(
         x=x,
@@ -138,6 +141,19 @@ def _unknown_class(name: str, dataset: Dataset) -> tuple[str, str | None]:
         first, last = dataset.class_names[0], dataset.class_names[-1]
         message = f"unknown class {name!r}; there are {len(dataset.class_names)}, from {first} to {last}"
     return message, near
+
+
+def take_training(dataset: Dataset, number: int | str, seed: int) -> Samples:
+    """Read the training samples that measures look at: the first of one random order.
+
+    Parameters
+    ----------
+    number : int or str
+        How many; ``all`` of them if it is that word, or if there are fewer.
+    """
+    wanted = len(dataset) if number == "all" else min(int(number), len(dataset))
+    order = selection_order(dataset.labels, "random", seed)[:wanted]
+    return _read(dataset, order)
 
 
 def sorted_prefix(labels: npt.NDArray[np.int64], number: int, class_names: tuple[str, ...]) -> str | None:

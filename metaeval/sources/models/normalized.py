@@ -56,6 +56,13 @@ class ChannelsLast(nn.Module):
         return logits
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """Return the part of a model that was trained, without what `normalized` put before it."""
+    while isinstance(model, (Ranged, Normalized, ChannelsLast)):
+        model = model.model
+    return model
+
+
 def normalized(
     model: nn.Module,
     normalization: Normalization | None,

@@ -1,0 +1,74 @@
+"""What all norm measures share: the family, and the division by the margin."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from metaeval.measures.output_margin import margin_of
+from metaeval.measures.spec import Context, Measure, Split, Value
+
+FOLDED = "Of the network with batch norm folded into the layer before it, or as a diagonal layer of its own. "
+
+
+class NormMeasure(Measure):
+    """A size of a network; subclasses say which, and whether it is divided by the margin.
+
+    Attributes
+    ----------
+    logarithmic : bool
+        Whether the value is a logarithm, so that the margin's is subtracted.
+    margin : bool
+        Whether it is over the margin.
+    """
+
+    family = "norm"
+    expected_sign = -1
+    needs: ClassVar[tuple[str, ...]] = ("weights",)
+    cost = "no data; linear algebra on the weights"
+    caveats = FOLDED
+    logarithmic: ClassVar[bool] = False
+    margin: ClassVar[bool] = False
+    invariance: ClassVar[tuple[str, ...]] = ()
+
+    def compute(self, context: Context, split: Split, **settings: Any) -> Value:
+        """Return the value; see `Measure.compute`."""
+        gamma = context.shared(margin_of) if self.margin else 1.0
+        found = self.size(context, **settings)
+        if self.logarithmic:
+            return replace(found, value=found.value - math.log(gamma))
+        return replace(
+            found,
+            value=found.value / gamma,
+            standard_error=found.standard_error / gamma,
+            lower=found.lower / gamma,
+            upper=found.upper / gamma,
+        )
+
+    def size(self, context: Context, **settings: Any) -> Value:
+        """Return the value before the margin."""
+        raise NotImplementedError
+
+
+def over_margin(base: type[NormMeasure], *, invariance: tuple[str, ...]) -> type[NormMeasure]:
+    """Return a measure divided by the margin (for a logarithm: minus the margin's)."""
+    sign = rf"{base.formula} - \log \gamma" if base.logarithmic else rf"({base.formula}) / \gamma"
+    return type(
+        f"{base.__name__}OverMargin",
+        (base,),
+        {
+            "__doc__": f"{base.__doc__} Over the margin.",
+            "__module__": base.__module__,
+            "name": f"{base.name}_over_margin",
+            "definition": f"{base.definition}, "
+            + ("minus the logarithm of the margin" if base.logarithmic else "divided by the margin"),
+            "formula": sign,
+            "needs": (*base.needs, "train_logits"),
+            "invariance": invariance,
+            "margin": True,
+            "caveats": base.caveats
+            + "The margin is the 10th percentile of the logit margin over the training set; undefined where "
+            "that is not positive. ",
+        },
+    )

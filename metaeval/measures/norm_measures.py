@@ -1,0 +1,349 @@
+"""Measures of the size of a network's weights, with batch norm folded."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+
+from metaeval.measures.fisher_rao import fisher_rao_norm
+from metaeval.measures.folding import folded
+from metaeval.measures.norm_base import FOLDED, NormMeasure, over_margin
+from metaeval.measures.norm_layers import Profile, folded_start, profile
+from metaeval.measures.path import log_path_norm
+from metaeval.measures.spec import INVARIANCES, Context, Measure, Undefined, Value
+
+JIANG = (
+    "Jiang, Neyshabur, Mobahi, Krishnan and Bengio, Fantastic generalization measures and where to find "
+    "them, ICLR 2020"
+)
+BARTLETT = (
+    "Bartlett, Foster and Telgarsky, Spectrally-normalized margin bounds for neural networks, NeurIPS 2017"
+)
+PATHS = "Neyshabur, Tomioka and Srebro, Norm-based capacity control in neural networks, COLT 2015"
+LIANG = (
+    "Liang, Poggio, Rakhlin and Stokes, Fisher-Rao metric, geometry, and complexity of neural networks, "
+    "AISTATS 2019"
+)
+INPUTS = "Input normalization counts as part of the first layer: the map starts from inputs in [0, 1]. "
+ARCHITECTURES = "Not comparable between architectures of different depth. "
+POOLS = "Pooling and activations are left out. "
+SIGN = "The sign is the bounds'; Jiang et al. (2020) often found the opposite for products of norms. "
+LAYERWISE = FOLDED + INPUTS + POOLS + ARCHITECTURES
+SYMBOL = {
+    "frobenius": r"\|W_i\|_F",
+    "spectral": r"\|W_i\|_2",
+    "nuclear": r"\|W_i\|_*",
+}
+METHOD = {"frobenius": "reshaped", "spectral": "operator", "nuclear": "circular"}
+CONVENTION = {
+    "frobenius": "Kernels count once (method reshaped), whatever the size of their input. ",
+    "spectral": "A convolution is the map at its real input size (method operator). ",
+    "nuclear": "A convolution is the map on a torus (method circular): an upper bound. ",
+}
+
+
+class Parameters(NormMeasure):
+    """Number of parameters."""
+
+    name = "parameters"
+    definition = "number of trained parameters, batch norm's among them"
+    formula = r"\dim \theta"
+    citation = JIANG
+    expected_sign = 0
+    invariance: ClassVar[tuple[str, ...]] = INVARIANCES
+    cost = "none"
+    caveats = "The same for all models of one architecture."
+
+    def size(self, context: Context, **settings: Any) -> Value:
+        """Return the number."""
+        module = context.module if context.trained is None else context.trained
+        return Value(float(sum(parameter.numel() for parameter in module.parameters())))
+
+
+class L2Norm(NormMeasure):
+    """Euclidean norm of all weights and biases."""
+
+    name = "l2_norm"
+    definition = "Euclidean norm of all weights and biases"
+    formula = r"\|\theta\|_2"
+    citation = JIANG
+    caveats = FOLDED + "Without input normalization. "
+
+    def size(self, context: Context, **settings: Any) -> Value:
+        """Return the norm."""
+        return Value(_norm(context.shared(folded).module.parameters()))
+
+
+class InitialDistance(NormMeasure):
+    """Euclidean distance of all weights and biases from their values before training."""
+
+    name = "initial_distance"
+    definition = "Euclidean distance of all weights and biases from initialisation"
+    formula = r"\|\theta - \theta^0\|_2"
+    citation = (
+        "Nagarajan and Kolter, Generalization in deep networks: the role of distance from initialization, "
+        "NeurIPS workshop 2017"
+    )
+    needs: ClassVar[tuple[str, ...]] = ("weights", "initial_weights")
+    caveats = (
+        FOLDED + "Before training, batch norm is folded with the statistics that it had then (0 and 1). "
+    )
+
+    def size(self, context: Context, **settings: Any) -> Value:
+        """Return the distance."""
+        now, before = (context.shared(network).module.parameters() for network in (folded, folded_start))
+        return Value(_norm([end.double() - start.double() for end, start in zip(now, before, strict=True)]))
+
+
+class LayerSum(NormMeasure):
+    """Sum of a norm over layers."""
+
+    norm: ClassVar[str]
+    moved: ClassVar[bool] = False
+
+    def size(self, context: Context, **settings: Any) -> Value:
+        """Return the sum."""
+        found = context.shared(profile, norm=self.norm, method=settings["method"], moved=self.moved)
+        return Value(math.fsum(found.values.values()), note="; ".join(found.notes))
+
+
+class LayerProduct(NormMeasure):
+    """Logarithm of the product of a norm over layers."""
+
+    norm: ClassVar[str]
+    logarithmic = True
+
+    def size(self, context: Context, **settings: Any) -> Value:
+        """Return the logarithm."""
+        found = context.shared(profile, norm=self.norm, method=settings["method"], moved=False)
+        return Value(math.fsum(_logs(found)), note="; ".join(found.notes))
+
+
+class FrobeniusOverSpectral(NormMeasure):
+    """Sum of stable ranks."""
+
+    name = "frobenius_over_spectral"
+    definition = (
+        "sum over layers of the squared Frobenius norm over the squared spectral norm (the stable rank)"
+    )
+    formula = r"\sum_i \|W_i\|_F^2 / \|W_i\|_2^2"
+    citation = JIANG
+    invariance: ClassVar[tuple[str, ...]] = ("temperature", "layer rescaling")
+    settings: ClassVar[dict[str, str]] = {"method": "operator"}
+    caveats = LAYERWISE + "Both norms are of the map at its real input size. "
+    moved: ClassVar[bool] = False
+
+    def size(self, context: Context, **settings: Any) -> Value:
+        """Return the sum."""
+        method = settings["method"]
+        top = context.shared(profile, norm="frobenius", method=method, moved=self.moved)
+        bottom = context.shared(profile, norm="spectral", method=method, moved=False)
+        _logs(bottom)
+        ratios = [
+            top.values[place] / bottom.values[place] for place in sorted({*top.values} & {*bottom.values})
+        ]
+        return Value(math.fsum(ratio**2 for ratio in ratios), note=_joined(top, bottom))
+
+
+class FrobeniusDistanceOverSpectral(FrobeniusOverSpectral):
+    """Sum over layers of the squared distance from initialisation over the squared spectral norm."""
+
+    name = "frobenius_distance_over_spectral"
+    definition = (
+        "sum over layers of the squared Frobenius distance from initialisation over the squared spectral norm"
+    )
+    formula = r"\sum_i \|W_i - W_i^0\|_F^2 / \|W_i\|_2^2"
+    needs: ClassVar[tuple[str, ...]] = ("weights", "initial_weights")
+    invariance: ClassVar[tuple[str, ...]] = ()
+    moved = True
+
+
+class SpectralComplexity(NormMeasure):
+    """Logarithm of the spectral complexity with reference zero."""
+
+    name = "log_spectral_complexity"
+    definition = "logarithm of the spectral complexity with reference matrices zero"
+    formula = (
+        r"\sum_i \log \|W_i\|_2 + \tfrac32 \log \sum_i \left(\|W_i^\top\|_{2,1} / \|W_i\|_2\right)^{2/3}"
+    )
+    citation = BARTLETT
+    invariance: ClassVar[tuple[str, ...]] = ("layer rescaling",)
+    settings: ClassVar[dict[str, str]] = {"method": "operator"}
+    caveats = LAYERWISE + SIGN + "Without the bound's constants and the norm of the data. "
+    logarithmic = True
+    moved: ClassVar[bool] = False
+
+    def size(self, context: Context, **settings: Any) -> Value:
+        """Return the logarithm."""
+        method = settings["method"]
+        rows = context.shared(profile, norm="rows", method=method, moved=self.moved)
+        largest = context.shared(profile, norm="spectral", method=method, moved=False)
+        logs = _logs(largest)
+        places = sorted({*rows.values} & {*largest.values})
+        total = math.fsum((rows.values[place] / largest.values[place]) ** (2 / 3) for place in places)
+        if not total > 0:
+            raise Undefined("no layer differs from its reference")
+        return Value(math.fsum(logs) + 1.5 * math.log(total), note=_joined(rows, largest))
+
+
+class SpectralComplexityInitial(SpectralComplexity):
+    """Logarithm of the spectral complexity with the initial weights as reference."""
+
+    name = "log_spectral_complexity_initial"
+    definition = "logarithm of the spectral complexity with the initial weights as reference matrices"
+    formula = (
+        r"\sum_i \log \|W_i\|_2 "
+        r"+ \tfrac32 \log \sum_i \left(\|(W_i - W_i^0)^\top\|_{2,1} / \|W_i\|_2\right)^{2/3}"
+    )
+    needs: ClassVar[tuple[str, ...]] = ("weights", "initial_weights")
+    invariance: ClassVar[tuple[str, ...]] = ()
+    moved = True
+
+
+class PathNorm(NormMeasure):
+    """Logarithm of a path norm."""
+
+    citation = PATHS
+    invariance: ClassVar[tuple[str, ...]] = ("layer rescaling", "node rescaling")
+    logarithmic = True
+    cost = "one forward pass in float64"
+    caveats = (
+        "ReLU networks only. Paths start at inputs and biases; input normalization is the first layer; "
+        "max-pooling sums over its window. "
+    )
+    order: ClassVar[int]
+
+    def size(self, context: Context, **settings: Any) -> Value:
+        """Return the logarithm."""
+        network = context.shared(folded)
+        return Value(log_path_norm(network, context.shape, order=self.order), forwards=1)
+
+
+class PathNormL1(PathNorm):
+    """Logarithm of the l1 path norm."""
+
+    name = "log_path_norm_l1"
+    definition = "logarithm of the sum over all paths of the product of absolute weights"
+    formula = r"\log \sum_{\text{paths}} \prod_e |w_e|"
+    order = 1
+
+
+class PathNormL2(PathNorm):
+    """Logarithm of the l2 path norm."""
+
+    name = "log_path_norm_l2"
+    definition = "logarithm of the root of the sum over all paths of the product of squared weights"
+    formula = r"\tfrac12 \log \sum_{\text{paths}} \prod_e w_e^2"
+    order = 2
+
+
+class FisherRao(NormMeasure):
+    """Fisher-Rao norm."""
+
+    name = "fisher_rao"
+    definition = "root of the mean squared derivative of the loss along the weights, over the training set"
+    formula = r"\sqrt{\mathbb{E} \langle \nabla_\theta \ell(f(x), y), \theta \rangle^2}"
+    citation = LIANG
+    needs: ClassVar[tuple[str, ...]] = ("weights", "gradients", "train_data")
+    invariance: ClassVar[tuple[str, ...]] = ("layer rescaling", "node rescaling")
+    settings: ClassVar[dict[str, int]] = {"samples": 2048}
+    cost = "one forward pass with a derivative per training image used"
+    caveats = FOLDED + "With true classes (the empirical Fisher matrix); near 0 where the training loss is. "
+
+    def size(self, context: Context, **settings: Any) -> Value:
+        """Return the norm."""
+        return fisher_rao_norm(context, samples=settings["samples"])
+
+
+def _layer_measures(norm: str) -> tuple[type[NormMeasure], ...]:
+    """Return a norm's log product, sum, and sum of distances from the start, each also over the margin."""
+    word = norm.capitalize()
+    shared: dict[str, Any] = {
+        "__module__": __name__,
+        "norm": norm,
+        "citation": JIANG,
+        "settings": {"method": METHOD[norm]},
+        "caveats": LAYERWISE + CONVENTION[norm],
+    }
+    product = type(
+        f"{word}Product",
+        (LayerProduct,),
+        {
+            **shared,
+            "__doc__": f"Logarithm of the product of {norm} norms.",
+            "name": f"log_{norm}_product",
+            "definition": f"logarithm of the product over layers of the {norm} norm",
+            "formula": rf"\sum_i \log {SYMBOL[norm]}",
+            "invariance": ("layer rescaling",),
+            "caveats": shared["caveats"] + SIGN,
+        },
+    )
+    total = type(
+        f"{word}Sum",
+        (LayerSum,),
+        {
+            **shared,
+            "__doc__": f"Sum of {norm} norms.",
+            "name": f"{norm}_sum",
+            "definition": f"sum over layers of the {norm} norm",
+            "formula": rf"\sum_i {SYMBOL[norm]}",
+        },
+    )
+    distance = type(
+        f"{word}DistanceSum",
+        (LayerSum,),
+        {
+            **shared,
+            "__doc__": f"Sum of {norm} distances from initialisation.",
+            "name": f"{norm}_distance_sum",
+            "definition": f"sum over layers of the {norm} norm of the distance from initialisation",
+            "formula": rf"\sum_i {SYMBOL[norm].replace('W_i', 'W_i - W_i^0')}",
+            "needs": ("weights", "initial_weights"),
+            "moved": True,
+        },
+    )
+    return (
+        product,
+        over_margin(product, invariance=("temperature", "layer rescaling")),
+        total,
+        over_margin(total, invariance=()),
+        distance,
+        over_margin(distance, invariance=()),
+    )
+
+
+def _with_margin(base: type[NormMeasure], *invariance: str) -> tuple[type[NormMeasure], type[NormMeasure]]:
+    return base, over_margin(base, invariance=invariance)
+
+
+def _norm(tensors: Any) -> float:
+    return math.sqrt(math.fsum(float(torch.as_tensor(tensor).double().square().sum()) for tensor in tensors))
+
+
+def _logs(found: Profile) -> list[float]:
+    if min(found.values.values()) <= 0:
+        raise Undefined("a layer has only weights of zero")
+    return [math.log(value) for value in found.values.values()]
+
+
+def _joined(*profiles: Profile) -> str:
+    return "; ".join(dict.fromkeys(note for found in profiles for note in found.notes))
+
+
+MEASURES: tuple[type[Measure], ...] = (
+    Parameters,
+    *_with_margin(L2Norm),
+    *_with_margin(InitialDistance),
+    *_layer_measures("frobenius"),
+    *_layer_measures("spectral"),
+    *_layer_measures("nuclear"),
+    *_with_margin(FrobeniusOverSpectral, "layer rescaling"),
+    *_with_margin(FrobeniusDistanceOverSpectral),
+    *_with_margin(SpectralComplexity, "temperature", "layer rescaling"),
+    *_with_margin(SpectralComplexityInitial),
+    *_with_margin(PathNormL1, "temperature", "layer rescaling", "node rescaling"),
+    *_with_margin(PathNormL2, "temperature", "layer rescaling", "node rescaling"),
+    *_with_margin(FisherRao, "layer rescaling", "node rescaling"),
+)

@@ -1,0 +1,317 @@
+"""PAC-Bayes flatness: how much noise on the weights the training accuracy endures."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from metaeval.measures import perturbed, sigma_search
+from metaeval.measures.average_sharpness import AverageRelativeSharpness
+from metaeval.measures.spec import Context, Measure, Scalar, Split, Undefined, Value
+from metaeval.measures.worst_case import (
+    AdaptiveWorstCaseSharpness,
+    WorstCaseMagnitudeSharpness,
+    WorstCaseSharpness,
+)
+
+REFERENCE = "dziugaite2020"
+CONVENTIONS = ("standard", REFERENCE)
+STEP = 1e-4  # in log sigma
+SETTINGS: dict[str, Scalar] = {
+    "target": 0.1,
+    "images": 32,
+    "rtol": 0.1,
+    "draws": 512,
+    "perturb": "weights",
+    "fold_batch_norm": True,
+    "convention": "standard",
+}
+MAGNITUDE_SETTINGS: dict[str, Scalar] = {**SETTINGS, "magnitude_eps": 1e-3}
+JIANG = (
+    "Y. Jiang, B. Neyshabur, H. Mobahi, D. Krishnan, S. Bengio: Fantastic Generalization Measures and Where "
+    "to Find Them. ICLR 2020; G. K. Dziugaite et al.: In Search of Robust Measures of Generalization. "
+    "NeurIPS 2020"
+)
+CONVENTION = (
+    'With convention = "dziugaite2020": sigma as the published reference code defines it, whose noise has '
+    "the standard deviation sigma^2 (magnitude-aware: sigma^2 w^2 + e^2) on all parameters, biases and "
+    "neutralised batch norm (scale 1, shift 0) included, and the value is the square root of the measure "
+    "over the number of training samples. The reference searches in (0, 2), stops within .01 of the target "
+    "and takes a rise of accuracy for a fall; where these act, its numbers differ."
+)
+
+# The standard deviation of the noise on a weight, by convention and whether it is magnitude-aware.
+DEVIATIONS: dict[tuple[str, bool], Callable[[Tensor, float, float], Tensor]] = {
+    ("standard", False): lambda w, sigma, e: torch.full_like(w, sigma),
+    ("standard", True): lambda w, sigma, e: torch.sqrt(sigma**2 * w**2 + e**2),
+    (REFERENCE, False): lambda w, sigma, e: torch.full_like(w, sigma**2),
+    (REFERENCE, True): lambda w, sigma, e: sigma**2 * w**2 + e**2,
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of a search and what it took."""
+
+    sigma: sigma_search.Sigma
+    forwards: int
+    note: str
+
+
+def find_sigma(
+    context: Context,
+    *,
+    magnitude: bool,
+    magnitude_eps: float,
+    target: float,
+    images: int,
+    rtol: float,
+    draws: int,
+    perturb: str,
+    fold_batch_norm: bool,
+    convention: str,
+) -> Found:
+    """Return sigma*; draw k takes noise and images that depend on the seed and k only.
+
+    Raises
+    ------
+    Undefined, Unsupported
+        With the reason.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention is one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    assert context.train is not None
+    training = perturbed.Training.of(context, context.train)
+    reference = convention == REFERENCE
+    network = perturbed.network(
+        context,
+        perturb="all" if reference else perturb,
+        fold_batch_norm=fold_batch_norm,
+        neutral=reference,
+    )
+    deviation = DEVIATIONS[convention, magnitude]
+    forwards = 0
+
+    def drop(k: int, sigma: float) -> float:
+        nonlocal forwards
+        random = perturbed.generator(context.seed, "sigma", k)
+        indices = training.draw(random, images)
+        x, y = training.rows(indices)
+        noise = perturbed.noise(network.weights, random)
+        weights = {
+            name: torch.addcmul(weight, noise[name], deviation(weight, sigma, magnitude_eps))
+            for name, weight in network.weights.items()
+        }
+        forwards += len(indices)
+        right = int(perturbed.correct(network.logits(x, weights), y).sum())
+        return (int(training.correct[indices].sum()) - right) / len(indices)
+
+    with torch.no_grad():
+        sigma = sigma_search.search(
+            drop,
+            target=target,
+            accuracy=float(training.correct.mean()),
+            rtol=rtol,
+            draws=draws,
+            seed=context.seed,
+        )
+    return Found(sigma, forwards, "; ".join(part for part in (network.note, sigma.note) if part))
+
+
+class _PacBayes(Measure):
+    """What the measures of one sigma share."""
+
+    family = "sharpness"
+    citation = JIANG
+    expected_sign = -1
+    needs: ClassVar[tuple[str, ...]] = ("weights", "train_data", "train_logits")
+    settings: ClassVar[Mapping[str, Scalar]] = SETTINGS
+    cost = "one forward pass of `images` images per draw, at most about 800 draws; shared by the same noise"
+    magnitude: ClassVar[bool] = False
+    per_sample: ClassVar[bool] = False  # whether it is the square root of a complexity over the samples
+
+    @abstractmethod
+    def of_sigma(self, context: Context, settings: Mapping[str, Any]) -> Callable[[float], float]:
+        """Return the measure as a function of sigma."""
+
+    def compute(self, context: Context, split: Split, **settings: Any) -> Value:
+        """Return the measure at sigma* with the interval of sigma* carried over."""
+        if context.train is None:
+            raise Undefined("no training data at hand")
+        chosen = {**self.settings, **settings}
+        measure = self.of_sigma(context, chosen)
+        found = context.shared(find_sigma, magnitude=self.magnitude, **{"magnitude_eps": 0.0, **chosen})
+        samples = len(context.train.y) if self.per_sample or chosen["convention"] == REFERENCE else None
+
+        def at(log_sigma: float) -> float:
+            value = measure(math.exp(log_sigma))
+            if samples is None:
+                return value
+            if value < 0:
+                raise Undefined(f"the complexity is negative ({value:.3g})")
+            return math.sqrt(value / samples)
+
+        sigma = found.sigma
+        ends = sorted((at(sigma.lower), at(sigma.upper))) if math.isfinite(sigma.upper) else [math.nan] * 2
+        slope = (at(sigma.log + STEP) - at(sigma.log - STEP)) / (2 * STEP)
+        return Value(
+            value=at(sigma.log),
+            standard_error=abs(slope) * sigma.standard_error,
+            lower=ends[0],
+            upper=ends[1],
+            note=found.note,
+            forwards=found.forwards,
+        )
+
+
+class PacBayesFlatness(_PacBayes):
+    """The inverse squared noise that accuracy endures."""
+
+    name = "pac_bayes_flatness"
+    definition = "1 / sigma^2, sigma the std of the noise on each weight that costs .1 of training accuracy"
+    formula = r"1/\sigma^2,\quad \mathbb{E}_z[A(w) - A(w + \sigma z)] = 0.1"
+    caveats = f"Changes when layers are rescaled. {CONVENTION}"
+
+    def of_sigma(self, context: Context, settings: Mapping[str, Any]) -> Callable[[float], float]:
+        return _inverse_square
+
+
+class PacBayesMagnitudeFlatness(_PacBayes):
+    """The same with noise in proportion to each weight."""
+
+    name = "pac_bayes_magnitude_flatness"
+    definition = "1 / sigma'^2, noise of std sqrt(sigma'^2 w^2 + e^2) on each weight w costing .1 of accuracy"
+    formula = (
+        r"1/\sigma'^2,\quad \mathbb{E}_z[A(w) - A(w + z)] = 0.1,"
+        r"\; z_i \sim \mathcal{N}(0, \sigma'^2 w_i^2 + \varepsilon^2)"
+    )
+    invariance = ("layer rescaling", "node rescaling")
+    settings: ClassVar[Mapping[str, Scalar]] = MAGNITUDE_SETTINGS
+    magnitude = True
+    caveats = (
+        "Invariant exactly with magnitude_eps = 0, else as far as sigma' |w| is well above it. " + CONVENTION
+    )
+
+    def of_sigma(self, context: Context, settings: Mapping[str, Any]) -> Callable[[float], float]:
+        return _inverse_square
+
+
+class PacBayesBound(_PacBayes):
+    """The complexity of the weights in the PAC-Bayes bound."""
+
+    name = "pac_bayes_bound"
+    definition = "square root of the PAC-Bayes complexity of the weights over the training samples"
+    formula = r"\sqrt{\left(\|w\|_2^2/(4\sigma^2) + \log(m/\sigma) + 10\right)/m}"
+    caveats = f"Changes when layers are rescaled. {CONVENTION}"
+    per_sample = True
+    from_initial: ClassVar[bool] = False
+
+    def of_sigma(self, context: Context, settings: Mapping[str, Any]) -> Callable[[float], float]:
+        weights, distance = _vectors(context, settings, distance=self.from_initial)
+        squared = float(((distance if self.from_initial else weights) ** 2).sum())
+        return lambda sigma: squared / (4 * sigma**2) + _log_terms(context, sigma)
+
+
+class PacBayesBoundInitial(PacBayesBound):
+    """The complexity of the distance from initialisation in the PAC-Bayes bound."""
+
+    name = "pac_bayes_bound_initial"
+    definition = "the PAC-Bayes bound's with the distance from the initial weights"
+    formula = r"\sqrt{\left(\|w - w_0\|_2^2/(4\sigma^2) + \log(m/\sigma) + 10\right)/m}"
+    needs: ClassVar[tuple[str, ...]] = (*_PacBayes.needs, "initial_weights")
+    from_initial = True
+
+
+class PacBayesMagnitudeBound(_PacBayes):
+    """The complexity of the weights in the magnitude-aware bound."""
+
+    name = "pac_bayes_magnitude_bound"
+    definition = "square root of the magnitude-aware PAC-Bayes complexity of the weights over the samples"
+    formula = (
+        r"\sqrt{\left(\tfrac14 \sum_i \log \frac{\varepsilon^2 + (\sigma'^2 + 1)\|w\|_2^2/\omega}"
+        r"{\varepsilon^2 + \sigma'^2 w_i^2} + \log(m/\sigma') + 10\right)/m}"
+    )
+    settings: ClassVar[Mapping[str, Scalar]] = MAGNITUDE_SETTINGS
+    magnitude = True
+    per_sample = True
+    from_initial: ClassVar[bool] = False
+    caveats = (
+        "The reference divides by the distances from the initial weights here too, and so does the "
+        "convention; otherwise it is the noise that was measured. Changes when layers are rescaled. "
+        + CONVENTION
+    )
+
+    def of_sigma(self, context: Context, settings: Mapping[str, Any]) -> Callable[[float], float]:
+        by_distance = self.from_initial or settings["convention"] == REFERENCE
+        weights, distance = _vectors(context, settings, distance=by_distance)
+        squared = float(((distance if self.from_initial else weights) ** 2).mean())
+        scale, e = (distance if by_distance else weights) ** 2, float(settings["magnitude_eps"]) ** 2
+
+        def complexity(sigma: float) -> float:
+            ratios = (e + (sigma**2 + 1) * squared) / (e + sigma**2 * scale)
+            return float(ratios.log().sum()) / 4 + _log_terms(context, sigma)
+
+        if not e and not bool(scale.all()):
+            raise Undefined("a weight of 0 (or at its initial value) has no noise with magnitude_eps = 0")
+        return complexity
+
+
+class PacBayesMagnitudeBoundInitial(PacBayesMagnitudeBound):
+    """The complexity of the distance from initialisation in the magnitude-aware bound."""
+
+    name = "pac_bayes_magnitude_bound_initial"
+    definition = "the magnitude-aware PAC-Bayes bound's with the distance from the initial weights"
+    formula = (
+        r"\sqrt{\left(\tfrac14 \sum_i \log \frac{\varepsilon^2 + (\sigma'^2 + 1)\|w - w_0\|_2^2/\omega}"
+        r"{\varepsilon^2 + \sigma'^2 (w_i - w_{0,i})^2} + \log(m/\sigma') + 10\right)/m}"
+    )
+    needs: ClassVar[tuple[str, ...]] = (*_PacBayes.needs, "initial_weights")
+    from_initial = True
+    caveats = (
+        "The noise that was measured is in proportion to the weights, not to the distances that the formula "
+        f"divides by. Changes when layers are rescaled. {CONVENTION}"
+    )
+
+
+MEASURES: tuple[type[Measure], ...] = (
+    PacBayesFlatness,
+    PacBayesMagnitudeFlatness,
+    PacBayesBound,
+    PacBayesBoundInitial,
+    PacBayesMagnitudeBound,
+    PacBayesMagnitudeBoundInitial,
+    WorstCaseSharpness,
+    WorstCaseMagnitudeSharpness,
+    AdaptiveWorstCaseSharpness,
+    AverageRelativeSharpness,
+)
+
+
+def _inverse_square(sigma: float) -> float:
+    return sigma**-2
+
+
+def _log_terms(context: Context, sigma: float) -> float:
+    assert context.train is not None
+    return math.log(len(context.train.y) / sigma) + 10
+
+
+def _vectors(context: Context, settings: Mapping[str, Any], *, distance: bool) -> tuple[Tensor, Tensor]:
+    """Return the weights and, where asked for, their distances from the initial ones (else the same)."""
+    chosen = {
+        "perturb": "weights" if settings["convention"] == REFERENCE else settings["perturb"],
+        "fold_batch_norm": settings["fold_batch_norm"],
+    }
+    weights = perturbed.network(context, **chosen).weights
+    vector = torch.cat([weight.flatten().double() for weight in weights.values()])
+    if not distance:
+        return vector, vector
+    initial = perturbed.initial_weights(context, **chosen)
+    start = torch.cat([initial[name].flatten().double().to(vector.device) for name in weights])
+    return vector, vector - start

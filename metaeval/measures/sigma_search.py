@@ -1,0 +1,282 @@
+"""The noise on the weights that costs a target of training accuracy, from few noisy forward passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+from metaeval.measures.spec import Undefined
+
+Floats = npt.NDArray[np.float64]
+Drop = Callable[[int, float], float]
+
+LOWEST, HIGHEST = math.log(1e-5), math.log(10.0)
+FIRST, MOST = 8, 64  # draws at one sigma while localising
+SURE = 3.0  # standard errors
+OFFSETS = (-0.3, -0.1, 0.1, 0.3)  # of the points around the root, in log sigma
+OFF_CENTRE, FARTHEST = 0.2, 0.6  # a root farther from the centre moves it, and by how much at most
+PILOT, FITTED = 64, 128  # draws that place the points, and before an interval is believed
+FITTED_WELL = 0.95  # an accuracy below it gives drops of both signs
+SPARE = 1.2  # draws beyond those that the interval so far asks for: many looks would stop at small ones
+RESAMPLES = 1000
+FLATTEST = 0.1  # slope
+
+
+@dataclass(frozen=True)
+class Sigma:
+    """The noise with the target drop.
+
+    Attributes
+    ----------
+    log : float
+        log sigma*.
+    standard_error : float
+        Of `log`.
+    lower, upper : float
+        95 % interval of `log`.
+    slope : float
+        d log(drop) / d log(sigma) there.
+    draws : int
+        Evaluations of `drop`.
+    note : str
+        What a reader should know: a cap that was reached, a rise of accuracy elsewhere.
+    """
+
+    log: float
+    standard_error: float
+    lower: float
+    upper: float
+    slope: float
+    draws: int
+    note: str = ""
+
+
+def search(
+    drop: Drop, *, target: float, accuracy: float, rtol: float = 0.1, draws: int = 512, seed: int = 0
+) -> Sigma:
+    """Return the sigma at which the expected drop of accuracy reaches the target.
+
+    Bisection in log sigma between 1e-5 and 10; then a quasi-likelihood fit of
+    ``target * (sigma / sigma*) ** slope`` to fresh draws at four points around the root.
+
+    Parameters
+    ----------
+    drop : callable
+        ``drop(k, sigma)``: the drop in draw k (a rise is negative); equal k, equal noise and images.
+    target : float
+        In (0, 1).
+    accuracy : float
+        Without noise; below .95 the interval is a bootstrap of the draws.
+    rtol : float
+        Half-width of the 95 % interval of log sigma* that ends the search.
+    draws : int
+        The most that are spent on the fit.
+
+    Raises
+    ------
+    Undefined
+        If no sigma in [1e-5, 10] has the target drop, or if the drop does not grow with sigma near it.
+    """
+    if accuracy <= target:
+        raise Undefined(f"an accuracy of {accuracy:.3g} cannot fall by {target:g}")
+    place = localise(drop, target)
+    used, centre, size = 0, place.root, PILOT
+    samples = _Samples(drop, target, centre)
+    while True:
+        for _ in range(min(size, draws - used)):
+            samples.add(MOST + used)
+            used += 1
+        fit = samples.fit()
+        left = draws - used
+        off = abs(fit.root - centre) if fit else math.inf
+        if not left and off > FARTHEST:
+            raise Undefined(
+                f"no sigma with a drop of {target:g} found near {math.exp(centre):.3g} with {draws} draws"
+            )
+        if fit is None or (left > PILOT and (samples.draws < FITTED or off > OFF_CENTRE)):
+            centre = samples.better_centre(fit)
+            if samples.draws < FITTED:
+                # The pilot only places the points: draws that chose their own centre would bias the fit.
+                samples = _Samples(drop, target, centre)
+                size = FITTED if off <= FARTHEST else PILOT
+            else:
+                samples.move(centre)
+                size = PILOT
+            continue
+        error, lower, upper = samples.interval(fit, bootstrap=accuracy < FITTED_WELL, seed=seed)
+        half = (upper - lower) / 2
+        if half <= rtol or not left:
+            break
+        size = max(math.ceil(samples.draws * min(SPARE * (half / rtol) ** 2 - 1, 1.0)), len(OFFSETS))
+    short = f"half-width of log sigma {half:.2g} after {draws} draws" if half > rtol else ""
+    return Sigma(
+        fit.root,
+        error,
+        lower,
+        upper,
+        fit.slope,
+        place.draws + used,
+        "; ".join(part for part in (place.rise, short) if part),
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the mean drop passes the target, to within the reach of the points of a fit."""
+
+    root: float
+    draws: int
+    rise: str
+
+
+def localise(drop: Drop, target: float) -> Place:
+    """Return the root by bisection in log sigma; 8 draws at each, doubled up to 64 in doubt."""
+    draws, rises = 0, [(0.0, 0.0)]
+
+    def side(log_sigma: float) -> tuple[int, float]:
+        nonlocal draws
+        values: list[float] = []
+        for size in (FIRST * 2**k for k in range(int(math.log2(MOST // FIRST)) + 1)):
+            values += [drop(k, math.exp(log_sigma)) for k in range(len(values), size)]
+            mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(size)
+            if abs(mean - target) > SURE * error:
+                break
+        draws += len(values)
+        if mean < -SURE * error:
+            rises.append((-mean, math.exp(log_sigma)))
+        decided = abs(mean - target) > SURE * error
+        return (int(math.copysign(1, mean - target)) if decided else 0), mean
+
+    low, high = LOWEST, HIGHEST
+    while high - low > 2 * OFFSETS[-1]:
+        middle = (low + high) / 2
+        found, _ = side(middle)
+        if found == 0:
+            low = high = middle
+        low, high = (middle, high) if found < 0 else (low, middle)
+    ends = {HIGHEST: (high, -1), LOWEST: (low, 1)}
+    for end, (bound, wrong) in ends.items():
+        found, mean = side(end) if bound == end else (0, 0.0)
+        if found == wrong:
+            verb = "falls" if mean >= 0 else "rises"
+            than = "less" if wrong < 0 else "more"
+            raise Undefined(
+                f"accuracy {verb} by {abs(mean):.3g} at sigma = {math.exp(end):.3g}, which is {than} than "
+                f"a drop of {target:g}" + _rise(rises)
+            )
+    return Place((low + high) / 2, draws, _rise(rises).removeprefix("; "))
+
+
+def _rise(rises: list[tuple[float, float]]) -> str:
+    most, sigma = max(rises)
+    return f"; accuracy rises by {most:.3g} under noise of sigma = {sigma:.3g}" if most else ""
+
+
+@dataclass(frozen=True)
+class _Fit:
+    root: float
+    slope: float
+
+
+class _Samples:
+    """Draws at four points around a centre, and around those before it; no two points share one."""
+
+    def __init__(self, drop: Drop, target: float, centre: float) -> None:
+        self.drop, self.target = drop, target
+        self.points: list[float] = []
+        self.values: list[list[float]] = []
+        self.move(centre)
+
+    @property
+    def draws(self) -> int:
+        return sum(map(len, self.values))
+
+    def move(self, centre: float) -> None:
+        """Place four new points; draws far from them are forgotten."""
+        kept = [i for i, p in enumerate(self.points) if abs(p - centre) <= FARTHEST and self.values[i]]
+        self.centre = centre
+        self.values = [[] for _ in OFFSETS] + [self.values[i] for i in kept]
+        self.points = [centre + offset for offset in OFFSETS] + [self.points[i] for i in kept]
+
+    def add(self, k: int) -> None:
+        point = k % len(OFFSETS)
+        self.values[point].append(self.drop(k, math.exp(self.points[point])))
+
+    def fit(self) -> _Fit | None:
+        root, slope = _fit(self._x(), *self._sums(), self.target)
+        if not math.isfinite(root) or slope < FLATTEST:
+            return None
+        return _Fit(self.centre + float(root), float(slope))
+
+    def better_centre(self, fit: _Fit | None) -> float:
+        """Return the root of the fit, or a step towards the target by the mean drop, at most `FARTHEST`."""
+        if fit is not None:
+            return self.centre + float(np.clip(fit.root - self.centre, -FARTHEST, FARTHEST))
+        totals, counts = self._sums()
+        return self.centre + math.copysign(FARTHEST, self.target - float(totals.sum() / counts.sum()))
+
+    def interval(self, fit: _Fit, *, bootstrap: bool, seed: int) -> tuple[float, float, float]:
+        """Return the standard error of the root and its 95 % interval."""
+        if bootstrap:
+            return self._bootstrap(seed)
+        x, (_, counts) = self._x(), self._sums()
+        means = self.target * np.exp(fit.slope * (self.centre + x - fit.root))
+        spread = np.array([np.sum((np.array(v) - m) ** 2) for v, m in zip(self.values, means, strict=True)])
+        design = np.stack([np.ones_like(x), x])
+        bread = np.linalg.inv((design * counts * means) @ design.T)
+        free = self.draws - len(design)
+        covariance = bread @ ((design * spread) @ design.T) @ bread * self.draws / free
+        gradient = np.array([-1.0, self.centre - fit.root]) / fit.slope
+        error = math.sqrt(gradient @ covariance @ gradient)
+        # Fieller 1954: the root is a ratio, and its interval is not symmetric where the slope is uncertain.
+        level = fit.slope * (self.centre - fit.root)
+        t = float(stdtrit(free, 0.975)) ** 2
+        c, b, a = (
+            level**2 - t * covariance[0, 0],
+            level * fit.slope - t * covariance[0, 1],
+            fit.slope**2 - t * covariance[1, 1],
+        )
+        if a <= 0:
+            return error, -math.inf, math.inf
+        reach = math.sqrt(max(b * b - a * c, 0.0))
+        return error, self.centre + (-b - reach) / a, self.centre + (-b + reach) / a
+
+    def _bootstrap(self, seed: int) -> tuple[float, float, float]:
+        random = np.random.default_rng([seed, self.draws])
+        totals = [random.choice(v, size=(RESAMPLES, len(v))).sum(axis=1) for v in self.values]
+        _, counts = self._sums()
+        roots, slopes = _fit(self._x(), np.stack(totals, axis=1), counts, self.target)
+        good = np.isfinite(roots) & (slopes >= FLATTEST)
+        if good.mean() < FITTED_WELL:
+            return math.nan, -math.inf, math.inf
+        roots = roots[good] + self.centre
+        lower, upper = np.quantile(roots, [0.025, 0.975])
+        return float(roots.std(ddof=1)), float(lower), float(upper)
+
+    def _x(self) -> Floats:
+        return np.array(self.points) - self.centre
+
+    def _sums(self) -> tuple[Floats, Floats]:
+        return np.array([sum(v) for v in self.values]), np.array([len(v) for v in self.values], float)
+
+
+def _fit(x: Floats, totals: Floats, counts: Floats, target: float) -> tuple[Floats, Floats]:
+    """Return root and slope of log-linear means by Newton's method (..., points) -> (...); NaN where none."""
+    with np.errstate(all="ignore"):
+        level = np.log(totals.sum(axis=-1) / counts.sum() / target)
+        slope = np.full_like(level, 2.0)
+        for _ in range(60):
+            mean = target * np.exp(level[..., None] + slope[..., None] * x)
+            residual, weight = totals - counts * mean, counts * mean
+            a, b, c = (np.sum(weight * x**k, axis=-1) for k in range(3))
+            s, t = residual.sum(axis=-1), np.sum(residual * x, axis=-1)
+            step = np.stack([c * s - b * t, a * t - b * s]) / (a * c - b * b)
+            step = np.clip(step, -1.0, 1.0)  # Newton's first steps overshoot where the start is far off
+            level, slope = level + step[0], slope + step[1]
+        good = (np.abs(step) < 1e-6).all(axis=0)
+        return np.where(good, -level / slope, np.nan), np.where(good, slope, np.nan)

@@ -1,0 +1,247 @@
+"""Worst-case sharpness: what the worst change of the weights in a box does, found by sign ascent."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metaeval.measures import perturbed
+from metaeval.measures.spec import Context, Measure, Scalar, Split, Undefined, Value
+
+LOWEST, HIGHEST, FIRST, WIDER = 1e-5, 10.0, 0.01, 4.0
+STRIDE = 2.5  # the steps together, in radii
+LOWER_BOUND = "a lower bound: the ascent need not find the worst change"
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Fixed images and the boxes |u_i| <= radius * scale_i around a network's weights."""
+
+    network: perturbed.Network
+    scale: Mapping[str, Tensor]
+    x: Tensor
+    y: Tensor
+    loss: Tensor
+    correct: Tensor
+
+    @property
+    def rows(self) -> int:
+        """Number of images."""
+        return len(self.y)
+
+    def ascend(self, radius: float, steps: int) -> tuple[Tensor, Tensor]:
+        """Return the losses (n,) and verdicts (n,) at the largest mean loss, and at the fewest correct.
+
+        Sign ascent on the mean cross-entropy from the weights themselves, `steps` steps of equal length.
+        """
+        reach = {name: radius * scale for name, scale in self.scale.items()}
+        weights = dict(self.network.weights)
+        worst_loss, fewest = self.loss, self.correct
+        for step in range(steps + 1):
+            if step < steps:
+                gradient, logits = self.network.gradient(self.x, self.y, weights)
+            else:
+                logits = self.network.logits_in_parts(self.x, self.y, weights)
+            loss = functional.cross_entropy(logits, self.y, reduction="none")
+            right = perturbed.correct(logits, self.y)
+            if loss.mean() > worst_loss.mean():
+                worst_loss = loss
+            if right.sum() < fewest.sum():
+                fewest = right
+            if step < steps:
+                weights = {
+                    name: torch.clamp(
+                        weights[name] + STRIDE / steps * reach[name] * gradient[name].nan_to_num().sign(),
+                        own - reach[name],
+                        own + reach[name],
+                    )
+                    for name, own in self.network.weights.items()
+                }
+        return worst_loss, fewest
+
+    def passes(self, steps: int, radii: int = 1) -> tuple[int, int]:
+        """Return the rows sent forwards and backwards for a number of ascents, the first look included."""
+        return self.rows * (1 + radii * (steps + 1)), self.rows * radii * steps
+
+
+def box(context: Context, *, adaptive: bool, images: int, perturb: str, fold_batch_norm: bool) -> Box:
+    """Return the box around the weights: in proportion to each weight if `adaptive`, else a cube.
+
+    Raises
+    ------
+    Undefined
+        If there are no training data, or logits are not finite.
+    """
+    if context.train is None:
+        raise Undefined("no training data at hand")
+    training = perturbed.Training.of(context, context.train)
+    network = perturbed.network(context, perturb=perturb, fold_batch_norm=fold_batch_norm)
+    indices = training.fixed(perturbed.generator(context.seed, "fixed images"), images)
+    x, y = training.rows(indices)
+    with torch.no_grad():
+        logits = network.logits_in_parts(x, y, network.weights)
+    scale = {
+        name: weight.abs() if adaptive else torch.ones_like(weight)
+        for name, weight in network.weights.items()
+    }
+    loss = functional.cross_entropy(logits, y, reduction="none")
+    return Box(network, scale, x, y, loss, perturbed.correct(logits, y))
+
+
+class _WorstCase(Measure):
+    """What the measures of a worst change share."""
+
+    family = "sharpness"
+    expected_sign = -1
+    needs: ClassVar[tuple[str, ...]] = ("weights", "gradients", "train_data", "train_logits")
+    adaptive: ClassVar[bool] = True
+
+    def compute(self, context: Context, split: Split, **settings: Any) -> Value:
+        """Return the measure on fixed training images."""
+        chosen = {**self.settings, **settings}
+        around = context.shared(
+            box,
+            adaptive=self.adaptive,
+            **{key: chosen[key] for key in ("images", "perturb", "fold_batch_norm")},
+        )
+        with torch.no_grad():
+            return self.inside(around, chosen)
+
+    @abstractmethod
+    def inside(self, around: Box, settings: Mapping[str, Any]) -> Value:
+        """Return the measure of a box."""
+
+
+class WorstCaseSharpness(_WorstCase):
+    """The inverse squared radius at which the worst change costs the target accuracy."""
+
+    name = "worst_case_sharpness"
+    definition = "1 / alpha^2, alpha the linf radius on the weights whose worst change costs .1 of accuracy"
+    formula = r"1/\alpha^2,\quad \alpha = \max\{r : \max_{\|u\|_\infty \le r} A(w) - A(w + u) \le 0.1\}"
+    citation = (
+        "N. S. Keskar et al.: On Large-Batch Training for Deep Learning. ICLR 2017; Y. Jiang et al.: "
+        "Fantastic Generalization Measures and Where to Find Them. ICLR 2020"
+    )
+    settings: ClassVar[Mapping[str, Scalar]] = {
+        "target": 0.1,
+        "images": 512,
+        "steps": 15,
+        "rtol": 0.05,
+        "perturb": "weights",
+        "fold_batch_norm": True,
+    }
+    adaptive = False
+    cost = "about 8 ascents of `steps` forward and backward passes over `images` fixed images"
+    caveats = (
+        f"On fixed training images, {LOWER_BOUND}. lower and upper are the ends of the bisection, not a "
+        "confidence interval: at the radius of `lower` the drop was seen, below that of `upper` it was not. "
+        "Changes when layers are rescaled."
+    )
+
+    def inside(self, around: Box, settings: Mapping[str, Any]) -> Value:
+        """Bisect the radius in log scale."""
+        target, steps, rows = settings["target"], int(settings["steps"]), around.rows
+        right = int(around.correct.sum())
+        if right <= target * rows:
+            raise Undefined(f"an accuracy of {right / rows:.3g} cannot fall by {target:g}")
+        drops: dict[float, float] = {}
+
+        def breaks(radius: float) -> bool:
+            _, fewest = around.ascend(radius, steps)
+            drops[radius] = (right - int(fewest.sum())) / rows
+            return bool(drops[radius] > target)
+
+        low = high = FIRST
+        if breaks(FIRST):
+            while low > LOWEST:
+                low = max(low / WIDER, LOWEST)
+                if not breaks(low):
+                    break
+                high = low
+            else:
+                raise Undefined(f"accuracy falls by {drops[low]:.3g} already in a radius of {LOWEST:g}")
+        else:
+            while high < HIGHEST:
+                high = min(high * WIDER, HIGHEST)
+                if breaks(high):
+                    break
+                low = high
+            else:
+                raise Undefined(f"accuracy falls by {drops[high]:.3g} at most in a radius of {HIGHEST:g}")
+        while high / low > 1 + settings["rtol"]:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if breaks(middle) else (middle, high)
+        forwards, backwards = around.passes(steps, len(drops))
+        return Value(
+            value=1 / (low * high),
+            lower=high**-2,
+            upper=low**-2,
+            note="; ".join(part for part in (around.network.note, LOWER_BOUND) if part),
+            forwards=forwards,
+            backwards=backwards,
+        )
+
+
+class WorstCaseMagnitudeSharpness(WorstCaseSharpness):
+    """The same with a radius in proportion to each weight."""
+
+    name = "worst_case_magnitude_sharpness"
+    definition = "1 / alpha'^2, the worst change being within alpha' |w_i| of each weight"
+    formula = r"1/\alpha'^2,\quad \alpha' = \max\{r : \max_{|u_i| \le r|w_i|} A(w) - A(w + u) \le 0.1\}"
+    invariance = ("layer rescaling", "node rescaling")
+    adaptive = True
+    caveats = WorstCaseSharpness.caveats.removesuffix(" Changes when layers are rescaled.")
+
+
+class AdaptiveWorstCaseSharpness(_WorstCase):
+    """The largest rise of the loss within a fixed radius in proportion to each weight."""
+
+    name = "adaptive_worst_case_sharpness"
+    definition = "rise of the cross-entropy by the worst change within radius |w_i| of each weight, in nats"
+    formula = r"\max_{|u_i| \le \rho |w_i|} L(w + u) - L(w)"
+    citation = (
+        "M. Andriushchenko, F. Croce, M. Müller, M. Hein, N. Flammarion: A Modern Look at the Relationship "
+        "between Sharpness and Generalization. ICML 2023; J. Kwon et al.: ASAM. ICML 2021"
+    )
+    expected_sign = 0
+    invariance = ("layer rescaling", "node rescaling")
+    settings: ClassVar[Mapping[str, Scalar]] = {
+        "radius": 0.01,
+        "images": 512,
+        "steps": 15,
+        "perturb": "weights",
+        "fold_batch_norm": True,
+    }
+    cost = "`steps` forward and backward passes over `images` fixed images"
+    caveats = (
+        f"On fixed training images, {LOWER_BOUND}. The interval is over images, at the change that was "
+        "found. The loss depends on the scale of the logits; the paper finds no consistent sign."
+    )
+
+    def inside(self, around: Box, settings: Mapping[str, Any]) -> Value:
+        """Ascend once."""
+        steps = int(settings["steps"])
+        worst, _ = around.ascend(settings["radius"], steps)
+        rises = (worst - around.loss).double()
+        if not bool(rises.isfinite().all()):
+            raise Undefined(f"the loss is not finite within a radius of {settings['radius']:g}")
+        value, error = float(rises.mean()), math.nan
+        if around.rows > 1:
+            error = float(rises.std()) / math.sqrt(around.rows)
+        forwards, backwards = around.passes(steps)
+        return Value(
+            value=value,
+            standard_error=error,
+            lower=value - 1.96 * error,
+            upper=value + 1.96 * error,
+            note="; ".join(part for part in (around.network.note, LOWER_BOUND) if part),
+            forwards=forwards,
+            backwards=backwards,
+        )
