@@ -8,12 +8,13 @@ import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from metaeval import import_commands
-from metaeval.errors import MetaevalError, UsageError
+from metaeval.errors import MetaevalError, MissingInputError, UsageError
+from metaeval.listing import print_table
 from metaeval.places import load, locate, refresh
 
 app = typer.Typer(
@@ -50,6 +51,10 @@ BatchSize = Annotated[
     typer.Option(
         min=1, envvar="METAEVAL_BATCH_SIZE", help="Samples at a time; default: found automatically."
     ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="Use only what is there; never the network (as METAEVAL_OFFLINE=1)."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of failed tasks.")]
@@ -93,11 +98,13 @@ def run(
     batch_size: BatchSize = None,
     only: Only = None,
     limit: Limit = None,
+    offline: Offline = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Evaluate a study into its cube, continuing where an earlier run stopped, and write the report."""
+    stay_offline(offline)
     try:
         from metaeval.report.page import write_report
         from metaeval.runner.run import run_study
@@ -157,9 +164,13 @@ def check(study: StudyPath, as_json: AsJson = False) -> None:
     """Check a study file, its data and its models, without computing anything."""
     from metaeval.errors import StudyError
     from metaeval.runner.prepare import prepare
+    from metaeval.sources.needs import missing
 
     try:
-        plan = prepare(load(study)).plan
+        loaded = load(study)
+        plan = prepare(loaded).plan
+        if absent := missing(loaded):
+            raise StudyError(absent, missing=True)
     except StudyError as error:
         if as_json:
             print(json.dumps([vars(problem) for problem in error.problems], indent=2))
@@ -182,9 +193,11 @@ def plan(
     device: Device = "auto",
     only: Only = None,
     limit: Limit = None,
+    offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what will run, what is done already, and what it will cost."""
+    """Show what will run, what is done already, what it will cost; exit code 4 if files are missing."""
+    stay_offline(offline)
     from metaeval.runner.devices import choose_device
     from metaeval.runner.forecast import forecast
     from metaeval.runner.prepare import prepare
@@ -192,6 +205,25 @@ def plan(
     prepared = prepare(load(study), only=only, limit=limit)
     expected = forecast(prepared, directory=output or prepared.study.output, device=choose_device(device))
     print(json.dumps(expected.as_dict(), indent=2) if as_json else expected.text())
+    if expected.missing:
+        raise MissingInputError(f"{len(expected.missing)} files are missing; `metaeval fetch` brings them")
+
+
+@app.command()
+def fetch(study: StudyPath, offline: Offline = False, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Bring and verify all that a study needs from elsewhere; exit code 4 if something is missing then."""
+    stay_offline(offline)
+    from metaeval.runner import fetch as fetching
+
+    results = fetching.fetch(load(study), quiet=quiet)
+    if as_json:
+        print(json.dumps([asdict(result) for result in results], indent=2))
+    elif not quiet:
+        print_table([result.row() for result in results])
+    if any(result.state == fetching.MISSING for result in results):
+        raise MissingInputError(f"{study}: {fetching.count(results)}")
+    if not as_json and not quiet:
+        print(f"{study}: {fetching.count(results)}; everything is there and fits")
 
 
 @app.command()
@@ -328,15 +360,10 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print rows as a table with one column per key; nothing is cut off."""
-    if not rows:
-        print("nothing to show")
-        return
-    table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+def stay_offline(offline: bool) -> None:
+    """Forbid the network to this process and those that it starts, if asked to."""
+    if offline:
+        os.environ["METAEVAL_OFFLINE"] = "1"
 
 
 def resume_command() -> str:

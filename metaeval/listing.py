@@ -112,6 +112,17 @@ LISTINGS: dict[str, Callable[[], Rows]] = {
 }
 
 
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print rows as a table with one column per key; nothing is cut off."""
+    if not rows:
+        print("nothing to show")
+        return
+    table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
 def _named(group: str, builtin: dict[str, str]) -> Rows:
     from metaeval.registry import names
 

@@ -69,7 +69,8 @@ class ModelForecast:
 class Forecast:
     """What a study will cost on this machine.
 
-    `missing` names the weights that a run fetches first; kept adversarials take up to `evidence_bytes`.
+    `missing` names the weights that a run fetches first, `notes` what else is to be known; kept adversarials
+    take up to `evidence_bytes`.
     """
 
     study: str
@@ -80,6 +81,7 @@ class Forecast:
     missing: tuple[str, ...] = ()
     measures: tuple[dict[str, Any], ...] = ()
     shifts: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -151,8 +153,9 @@ class Forecast:
         ]
         lines += [
             "",
+            *self.notes,
             *self.missing,
-            *([""] if self.missing else []),
+            *([""] if self.missing or self.notes else []),
             *(skipped := [line for model in self.models.values() for line in model.skipped]),
             *([""] if skipped else []),
             f"{tasks} tasks to do, {finished} recorded; about {duration(self.seconds)} on this machine",
@@ -245,11 +248,12 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         attacks,
         evidence_bytes,
         missing,
-        tuple(
+        measures=tuple(
             {"measure": m.name, "family": m.described["family"], "where": m.where, **asdict(m.cost)}
             for m in prepared.plan.measures
         ),
-        tuple(shift_rows(prepared)),
+        shifts=tuple(shift_rows(prepared)),
+        notes=prepared.notes,
     )
 
 

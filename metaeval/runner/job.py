@@ -16,6 +16,7 @@ from metaeval.cube.layout import SHIFT
 from metaeval.cube.locks import Lock
 from metaeval.cube.shift_store import ensure_shifts, fail_shift_task, shift_task
 from metaeval.cube.store import CubeStore
+from metaeval.errors import StudyError
 from metaeval.runner.cache import cache_directory, is_trained
 from metaeval.runner.devices import find_batch_size, fitting_threads, pin_precision
 from metaeval.runner.expectations import check_loaded
@@ -99,7 +100,12 @@ class Job:
         expected = forecast(self.prepared, directory=self.store.directory, device=self.device)
         try:
             with Progress(expected.seconds, quiet=quiet) as self.progress, fitting_threads(shape):
-                self.summary.verification += check_loaded(self.prepared, self.store, self.device)
+                try:
+                    self.summary.verification += check_loaded(self.prepared, self.store, self.device)
+                except StudyError:  # what the cube holds of sound models it goes on showing
+                    for entry in self.prepared.entries:
+                        self._recall(entry)
+                    raise
                 for entry in self.prepared.entries:
                     if self.prepared.asked(entry.name):
                         self._run_model(entry, expected)

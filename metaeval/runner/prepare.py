@@ -15,8 +15,10 @@ from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
 from metaeval.runner.applicable import inapplicable
 from metaeval.runner.measure_plan import plan_measures
 from metaeval.runner.shift_plan import ShiftPlan, ShiftTask, plan_shifts, shift_tasks
-from metaeval.sources.data import Dataset, Samples, open_data, open_training_data, take
+from metaeval.sources import needs
+from metaeval.sources.data import Dataset, Samples, copies, open_data, open_training_data, take
 from metaeval.sources.models import ModelEntry, expand_models
+from metaeval.sources.models.robustbench import left_out
 from metaeval.study.checks import unknown_preset
 from metaeval.study.plan import AttackPlan, Cost, MeasurePlan, Plan, StagePlan, Task
 from metaeval.study.positions import Loc
@@ -40,6 +42,12 @@ class Prepared:
     def training_data(self) -> Dataset:
         """The data that models are trained on; opened at first use."""
         return open_training_data(self.study)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of the samples and of the models that were named."""
+        repeated = copies(self.samples)
+        return (*([repeated] if repeated else []), *left_out(self.study))
 
     def training_cost(self, entry: ModelEntry) -> Cost:
         """Return the passes that training a model takes, nothing if it is only loaded."""
@@ -124,6 +132,11 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
             "attacks": [attack.attack for attack in attacks],
         },
     )
+    if problems and missing and not attack_problems:
+        absent = needs.missing(study)  # also what would have been looked for later
+        keys = {problem.key for problem in absent}
+        problems = [*absent, *(problem for problem in problems if problem.key not in keys)]
+        raise StudyError(problems, missing=True)
     if problems or attack_problems:
         raise StudyError([*problems, *attack_problems], missing=missing and not attack_problems)
     assert samples is not None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaeval.cube.locks import Lock
 from metaeval.cube.store import CubeStore
+from metaeval.errors import MissingInputError, StudyError
 from metaeval.runner.devices import choose_device
+from metaeval.runner.fetch import fetch_data
 from metaeval.runner.job import Job, Summary
 from metaeval.runner.prepare import prepare, with_weights
 from metaeval.runner.records import log_event
@@ -60,7 +63,16 @@ def run_study(
         If another run works on the same cube.
     """
     started = time.monotonic()
-    prepared = with_weights(prepare(study, only=only, limit=limit), quiet=quiet)
+    try:
+        prepared = prepare(study, only=only, limit=limit)
+    except StudyError as error:
+        if error.exit_code != MissingInputError.exit_code:
+            raise
+        fetch_data(study, quiet=quiet)
+        prepared = prepare(study, only=only, limit=limit)
+    prepared = with_weights(prepared, quiet=quiet)
+    for line in () if quiet else prepared.notes:
+        print(line, file=sys.stderr)
     directory = Path(output) if output else study.output
     directory.mkdir(parents=True, exist_ok=True)
     with Lock(directory, "run"):

@@ -47,7 +47,8 @@ def check(
     yield from check_shifts(document.get("shifts"))
     data = document.get("data")
     if isinstance(data, dict):
-        yield from _repeated(data.get("class_names"), ("data", "class_names"))
+        for key in ("class_names", "classes", "features"):
+            yield from _repeated(data.get(key), ("data", key))
 
 
 def _tables(table: Document, key: str) -> Iterator[tuple[int, Document]]:

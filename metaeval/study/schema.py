@@ -19,7 +19,7 @@ from pydantic import (
 
 from metaeval import registry
 from metaeval.errors import Problem, nearest
-from metaeval.study import fields
+from metaeval.study import data_tables, fields
 from metaeval.study.inputs import (
     CallableModel,
     CheckpointModel,
@@ -142,7 +142,12 @@ class ReportTable(Table):
     figures: fields.Figures = Field(default="all", description="'all' or a list of figures' names")
 
 
-DATA_SOURCES: dict[str, type[Table]] = {"digits": DigitsData, "npz": NpzData, "images": ImagesData}
+DATA_SOURCES: dict[str, type[Table]] = {
+    "digits": DigitsData,
+    "npz": NpzData,
+    "images": ImagesData,
+    **data_tables.TABLES,
+}
 MODEL_SOURCES: dict[str, type[Table]] = {
     "callable": CallableModel,
     "checkpoint": CheckpointModel,
@@ -199,6 +204,20 @@ Data = Annotated[
     Annotated[DigitsData, Tag("<digits>")]
     | Annotated[NpzData, Tag("<npz>")]
     | Annotated[ImagesData, Tag("<images>")]
+    | Annotated[data_tables.Cifar10Data, Tag("<cifar10>")]
+    | Annotated[data_tables.Cifar100Data, Tag("<cifar100>")]
+    | Annotated[data_tables.MnistData, Tag("<mnist>")]
+    | Annotated[data_tables.FashionMnistData, Tag("<fashion_mnist>")]
+    | Annotated[data_tables.SvhnData, Tag("<svhn>")]
+    | Annotated[data_tables.GtsrbData, Tag("<gtsrb>")]
+    | Annotated[data_tables.ImagenetData, Tag("<imagenet>")]
+    | Annotated[data_tables.TinyImagenetData, Tag("<tiny_imagenet>")]
+    | Annotated[data_tables.HarData, Tag("<har>")]
+    | Annotated[data_tables.NpyData, Tag("<npy>")]
+    | Annotated[data_tables.CsvData, Tag("<csv>")]
+    | Annotated[data_tables.ParquetData, Tag("<parquet>")]
+    | Annotated[data_tables.HuggingFaceData, Tag("<huggingface>")]
+    | Annotated[data_tables.CallableData, Tag("<callable>")]
     | Annotated[PluginData, Tag("<data plug-in>")],
     Discriminator(lambda value: tag(value, "data")),
 ]

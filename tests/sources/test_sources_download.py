@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save
+from served import Server, serving
 
 from metaeval.errors import MissingInputError, StudyError
 from metaeval.sources.models import load_model
@@ -40,70 +39,12 @@ HTML = b"\n<!DOCTYPE html><html><title>Quota exceeded</title></html>"
 SHA = hashlib.sha256(GOOD).hexdigest()
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves files of a table; counts what it sent, and breaks off where it is told."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {"/good.safetensors": GOOD, "/good.pt": TORCH, "/page.pt": HTML, "/empty.pt": b""}
-        self.files |= {"/cut.pt": TORCH[:-100], "/text.pt": b"Not found, sorry. " * 3}
-        self.break_off: int | None = None
-        self.ranges = True
-        self.sent: list[tuple[str, int]] = []
-
-    def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/{name}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.split("?")[0]
-        content = self.server.files.get(path)
-        if content is None:
-            self.send_error(404)
-            return
-        asked = self.headers.get("Range", "")
-        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked and self.server.ranges else 0
-        if start and start >= len(content):
-            self.send_error(416)
-            return
-        part = content[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(part)))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if self.server.break_off is not None:
-            part = part[: self.server.break_off]
-            self.close_connection = True
-        self.wfile.write(part)
-        self.server.sent.append((path, len(part)))
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    for name in ("http_proxy", "HTTP_PROXY", "METAEVAL_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("METAEVAL_CACHE_DIR", str(tmp_path / "cache"))
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(monkeypatch, tmp_path / "cache") as running:
+        running.files = {"/good.safetensors": GOOD, "/good.pt": TORCH, "/page.pt": HTML, "/empty.pt": b""}
+        running.files |= {"/cut.pt": TORCH[:-100], "/text.pt": b"Not found, sorry. " * 3}
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize(

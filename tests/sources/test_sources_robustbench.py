@@ -24,6 +24,7 @@ from metaeval.errors import StudyError
 from metaeval.sources.models import load_model, robustbench
 from metaeval.sources.models.building import build_module
 from metaeval.sources.models.fetching import fetch_models
+from metaeval.sources.models.robustbench import left_out
 from metaeval.sources.models.zoo import DATASETS, import_robustbench, published, zoo
 
 if importlib.util.find_spec("robustbench") is None:
@@ -160,6 +161,23 @@ def test_what_is_wrong_with_a_table(models: Any, tmp_path: Path) -> None:
         models('year = "recent"')
     with pytest.raises(StudyError, match="did you mean 'Linf'"):
         models('threat_model = "linf"')
+
+
+@needs_results
+def test_names_without_weights_are_told_where_others_match(write_study: Any, models: Any) -> None:
+    lines = ['names = ["W*", "*Light*"]', f'published = "{RESULTS}"', 'year = "< 2023"']
+    assert models(*lines) != []
+    table = "\n".join(['source = "robustbench"', *lines])
+    study = write_study('source = "digits"', table)
+    listed = set(published(RESULTS, "cifar10", "Linf")) - set(zoo("cifar10", "Linf"))
+    only, foreign = left_out(study)
+    assert only.startswith("models[0] leaves out (published numbers only, no weights in the zoo): ")
+    named = only.split("): ")[1].split(", ")
+    assert set(named) == {name for name in listed if name.startswith("W") or "Light" in name}
+    assert "Wu2020Do" in named
+    assert "weights from timm or torchvision" in foreign
+    assert "Debenedetti2022Light_XCiT-S12" in foreign
+    assert left_out(write_study('source = "digits"', table.replace("< 2023", ">= 2100"))) == []
 
 
 def carmon(prefix: str = "module.") -> dict[str, Any]:

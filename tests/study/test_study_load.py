@@ -19,6 +19,7 @@ from metaeval import registry
 from metaeval.errors import StudyError
 from metaeval.study import load_study
 from metaeval.study.inputs import TrainModel
+from metaeval.study.schema import DATA_SOURCES
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 
@@ -163,8 +164,9 @@ def test_sources_of_other_packages_keep_their_keys(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("plugins")
 def test_sources_of_other_packages_are_suggested(tmp_path: Path) -> None:
+    names = sorted([*DATA_SOURCES, "their-data"])
     assert problems(tmp_path, MINIMAL.replace('"digits"', '"their-dta"')) == [
-        "6:1: data.source: unknown source 'their-dta'; allowed: digits, images, npz, their-data; did you "
+        f"6:1: data.source: unknown source 'their-dta'; allowed: {', '.join(names)}; did you "
         "mean 'their-data'?"
     ]
 

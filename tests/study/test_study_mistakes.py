@@ -96,22 +96,27 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path, monkeypatch: pytest.M
     assert problems(tmp_path, MANY) == SAID
 
 
+SOURCES = (
+    "callable, cifar10, cifar100, csv, digits, fashion_mnist, gtsrb, har, huggingface, imagenet, images, "
+    "mnist, npy, npz, parquet, svhn, tiny_imagenet"
+)
+
 # What is replaced in the minimal study, by what, and what is said then.
 SINGLE = [
     (
         'source = "digits"',
         "",
-        "5:2: data.source: missing; allowed: digits, images, npz",
+        f"5:2: data.source: missing; allowed: {SOURCES}",
     ),
     (
         'source = "digits"',
         "source = 3",
-        "6:1: data.source: expected one of digits, images, npz, got 3",
+        f"6:1: data.source: expected one of {SOURCES}, got 3",
     ),
     (
         'source = "digits"',
         'source = "robustbench"',
-        "6:1: data.source: unknown source 'robustbench'; allowed: digits, images, npz",
+        f"6:1: data.source: unknown source 'robustbench'; allowed: {SOURCES}",
     ),
     (
         'source = "digits"',

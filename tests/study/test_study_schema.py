@@ -12,8 +12,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from metaeval import registry
+from metaeval.errors import StudyError
 from metaeval.study import json_schema
-from metaeval.study.load import load_study
+from metaeval.study.load import load_study, restore_study
+from metaeval.study.schema import DATA_SOURCES
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 
@@ -93,6 +95,66 @@ def test_a_study_with_every_key_follows_the_schema(validator: Draft202012Validat
     content = load_study(path).to_dict()
     assert errors(validator, tomllib.loads(EVERYTHING)) == []
     assert errors(validator, content) == []
+
+
+STANDARD = 'root = "data"\nclasses = ["a", "b"]\nname = "n"\n'
+DATA = {
+    **dict.fromkeys(
+        ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "tiny_imagenet", "har"), STANDARD
+    ),
+    "gtsrb": STANDARD + "size = 48",
+    "imagenet": STANDARD + "size = 96",
+    "digits": 'name = "n"',
+    "images": 'path = "folder"\nname = "n"',
+    "npz": 'path = "d.npz"\nx = "a"\ny = "b"\nlayout = "auto"\nclass_names = ["a", "b"]',
+    "npy": 'x = "x_{split}.npy"\ny = "y.npy"\nlayout = "channels_last"\nclass_names = ["a", "b"]',
+    "callable": 'function = "m:f"\nlayout = "auto"\nclass_names = ["a", "b"]',
+    "csv": 'path = "d_{split}.csv"\nlabel = "l"\nfeatures = ["a"]\nbounds = ["1/2", 2]\noutside = "clip"',
+    "parquet": 'path = "d.parquet"\nbounds = "train"',
+    "huggingface": 'dataset = "a/b"\nconfiguration = "c"\nrevision = "v"\nimage = "i"\nlabel = "l"',
+}
+
+
+@pytest.mark.parametrize("source", DATA_SOURCES)
+def test_every_data_source_follows_the_schema_and_comes_back(
+    validator: Draft202012Validator, tmp_path: Path, source: str
+) -> None:
+    text = EVERYTHING.replace(EVERYTHING.split("[data]")[1].split("[[models]]")[0], "\nDATA\n", 1)
+    common = f'source = "{source}"\nsplit = "s"\ntrain_split = "t"\nsamples = 9\nselect = "stratified"\n'
+    text = text.replace("DATA", common + DATA[source])
+    path = tmp_path / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    study = load_study(path)
+    assert study.data.source == source
+    assert errors(validator, tomllib.loads(text)) == []
+    assert errors(validator, study.to_dict()) == []
+    assert restore_study(study.to_dict(), path).data == study.data
+    wrong = tomllib.loads(text)
+    wrong["data"]["unknown"] = 1
+    assert errors(validator, wrong) != []
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ("[1, 1]", "expected 'train' or [lowest, highest], got [1, 1]"),
+        ("[3, 1]", "expected 'train' or [lowest, highest], got [3, 1]"),
+        ('"test"', "expected 'train' or [lowest, highest], got 'test'"),
+        ("[0]", "expected 'train' or [lowest, highest], got [0]"),
+        ('[0, "x"]', "'x'"),
+    ],
+)
+def test_bounds_are_a_range(tmp_path: Path, bounds: str, message: str) -> None:
+    path = tmp_path / "study.toml"
+    table = f'source = "csv"\npath = "d.csv"\nbounds = {bounds}\n'
+    path.write_text(
+        EVERYTHING.replace(EVERYTHING.split("[data]")[1].split("[[models]]")[0], f"\n{table}\n", 1)
+    )
+    with pytest.raises(StudyError) as raised:
+        load_study(path)
+    (problem,) = raised.value.problems
+    assert problem.key.startswith("data.bounds")
+    assert message in problem.message
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from metaeval.hashing import hash_array, hash_json
 
 Indices = npt.NDArray[np.int64]
 Inputs = npt.NDArray[np.float32]
+Read = Callable[[Indices], Inputs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Dataset:
     sample_ids: tuple[str, ...] = field(repr=False)
     class_names: tuple[str, ...]
     shape: tuple[int, ...]
-    read: Callable[[Indices], Inputs] = field(repr=False)
+    read: Read = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from metaeval.errors import StudyError, nearest
 from metaeval.sources.data.archives import DAMAGE, Files, open_files
-from metaeval.sources.data.dataset import Dataset, Indices, Inputs
+from metaeval.sources.data.dataset import Dataset
+from metaeval.sources.data.decoding import image_reader
 from metaeval.sources.data.opening import refuse, refuse_split, split_key
 from metaeval.study import Study
 from metaeval.study.inputs import ImagesData
 
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
-MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # others lose something when they are converted
-
-UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, SyntaxError)  # the last is Pillow's word for broken PNG
 
 
 def open_images(study: Study, split: str) -> Dataset:
@@ -51,20 +45,7 @@ def open_images(study: Study, split: str) -> Dataset:
     images = [(path, label) for label, name in enumerate(classes) for path in classes[name]]
     _check_classes(study, classes, root)
     paths = [path for path, _ in images]
-    shape = next(_decode(study, files, paths[:1])).shape
-
-    def read(indices: Indices) -> Inputs:
-        pixels = np.empty((len(indices), *shape), dtype=np.uint8)
-        for row, image in enumerate(_decode(study, files, [paths[index] for index in indices])):
-            if image.shape != shape:
-                message = (
-                    f"images must be alike: {paths[indices[row]]} is {_describe(image.shape)}, "
-                    f"{paths[0]} is {_describe(shape)}"
-                )
-                raise refuse(study, "path", message)
-            pixels[row] = image
-        return pixels.astype(np.float32) / np.float32(255)
-
+    shape, read = image_reader(study, files, paths, key="path")
     return Dataset(
         name=data.name,
         split=split,
@@ -126,26 +107,3 @@ def _check_classes(study: Study, classes: dict[str, list[str]], root: str) -> No
         endings = ", ".join(sorted(ENDINGS))
         message = f"{name} has no images in the class folder {root + empty[0]!r}; images end in {endings}"
         raise refuse(study, "path", message)
-
-
-def _decode(study: Study, files: Files, paths: list[str]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield files as uint8 arrays (channels, height, width); damage is a problem of the study."""
-    contents = files.read(paths)
-    for path in paths:
-        try:
-            with Image.open(io.BytesIO(next(contents))) as image:
-                mode = MODES.get(image.mode)
-                if mode is None:
-                    message = f"{path} has the mode {image.mode}; grey and RGB images with 8 bits are read"
-                    raise refuse(study, "path", message)
-                pixels = np.asarray(image.convert(mode))
-        except UnidentifiedImageError:
-            raise refuse(study, "path", f"{path} is no image, or damaged") from None
-        except UNREADABLE as error:
-            raise refuse(study, "path", f"{path} cannot be read: {error}") from None
-        yield pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _describe(shape: tuple[int, ...]) -> str:
-    colour = "grey" if shape[0] == 1 else "colour"
-    return f"{colour}, {shape[2]} x {shape[1]} pixels"

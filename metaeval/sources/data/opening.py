@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from metaeval import registry
@@ -13,6 +14,20 @@ SOURCES = {
     "digits": "metaeval.sources.data.digits:open_digits",
     "npz": "metaeval.sources.data.npz:open_npz",
     "images": "metaeval.sources.data.images:open_images",
+    "npy": "metaeval.sources.data.npy:open_npy",
+    "csv": "metaeval.sources.data.tabular:open_tabular",
+    "parquet": "metaeval.sources.data.tabular:open_tabular",
+    "callable": "metaeval.sources.data.function:open_callable",
+    "huggingface": "metaeval.sources.data.huggingface:open_huggingface",
+    "cifar10": "metaeval.sources.data.standard:open_standard",
+    "cifar100": "metaeval.sources.data.standard:open_standard",
+    "mnist": "metaeval.sources.data.standard:open_standard",
+    "fashion_mnist": "metaeval.sources.data.standard:open_standard",
+    "svhn": "metaeval.sources.data.standard:open_standard",
+    "gtsrb": "metaeval.sources.data.image_sets:open_gtsrb",
+    "imagenet": "metaeval.sources.data.image_sets:open_imagenet",
+    "tiny_imagenet": "metaeval.sources.data.image_sets:open_tiny_imagenet",
+    "har": "metaeval.sources.data.har:open_har",
 }
 
 
@@ -40,6 +55,11 @@ def open_data(study: Study, split: str) -> Dataset:
     if len(dataset.class_names) < 2:
         raise refuse(study, "source", f"all samples are of class {dataset.class_names[0]!r}; two are needed")
     return dataset
+
+
+def of_split(path: Path, split: str) -> Path:
+    """Return a path with the name of a split in the place of ``{split}``."""
+    return Path(str(path).replace("{split}", split))
 
 
 def split_key(study: Study, split: str) -> tuple[str, str]:

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from metaeval.errors import StudyError
+from metaeval.errors import StudyError, unknown
 from metaeval.hashing import hash_samples
-from metaeval.sources.data.dataset import Dataset, Indices, Inputs, Samples
-from metaeval.sources.data.opening import open_data
+from metaeval.sources.data.dataset import Dataset, Samples
 from metaeval.study import Study
 
 # A class of which at least so many samples were to be expected has none in one random order of 160,000.
 EXPECTED = 12
+LISTED = 20  # names of classes that a message lists
 
 
 def selection_order(labels: npt.NDArray[np.int64], select: str, seed: int) -> npt.NDArray[np.int64]:
@@ -88,31 +88,59 @@ def _read(dataset: Dataset, order: npt.NDArray[np.int64]) -> Samples:
     )
 
 
-def open_training_data(study: Study) -> Dataset:
-    """Open what a study's models are trained on: the training split, or equally many samples of each class.
+def copies(samples: Samples) -> str | None:
+    """Return in words how many samples repeat another one's input, or None."""
+    first: dict[str, int] = {}
+    again = [(i, first[key]) for i, key in enumerate(samples.hashes) if first.setdefault(key, i) != i]
+    if not again:
+        return None
+    other = sum(samples.y[i] != samples.y[j] for i, j in again)
+    said = f"{samples.ids[again[0][0]]} is {samples.ids[again[0][1]]}"
+    labels = f", {other} of them with another label" if other else ""
+    return f"{len(again)} of {len(samples.ids)} samples repeat the input of another ({said}){labels}"
+
+
+def restrict(study: Study, dataset: Dataset, classes: tuple[str, ...] | None) -> Dataset:
+    """Return the samples of some classes only, labelled in the order of these; ids stay what they were.
+
+    Parameters
+    ----------
+    classes : tuple of str, optional
+        Names of classes; None keeps the data set as it is.
 
     Raises
     ------
     StudyError
-        As `open_data`, and if there are fewer samples than asked for.
+        If the data have no class of one of the names.
     """
-    dataset, number = open_data(study, study.data.train_split), study.data.train_samples
-    if not isinstance(number, int):
+    if classes is None:
         return dataset
-    if number > len(dataset):
-        message = f"{number} samples asked for; {study.data.name} has {len(dataset)} in {dataset.split!r}"
-        raise StudyError([study.problem(("data", "train_samples"), message, "all")])
-    order = selection_order(dataset.labels, "stratified", study.study.seed)[:number]
-
-    def read(indices: Indices) -> Inputs:
-        return dataset.read(order[indices])
-
+    problems = [
+        study.problem(("data", "classes", i), *_unknown_class(name, dataset))
+        for i, name in enumerate(classes)
+        if name not in dataset.class_names
+    ]
+    if problems:
+        raise StudyError(problems)
+    renamed = np.full(len(dataset.class_names), -1)
+    renamed[[dataset.class_names.index(name) for name in classes]] = np.arange(len(classes))
+    labels = renamed[dataset.labels]
+    kept = np.flatnonzero(labels >= 0)
     return replace(
         dataset,
-        labels=dataset.labels[order],
-        sample_ids=tuple(dataset.sample_ids[i] for i in order),
-        read=read,
+        labels=labels[kept],
+        sample_ids=tuple(dataset.sample_ids[i] for i in kept),
+        class_names=classes,
+        read=lambda indices: dataset.read(kept[indices]),
     )
+
+
+def _unknown_class(name: str, dataset: Dataset) -> tuple[str, str | None]:
+    message, near = unknown("class", name, dataset.class_names)
+    if len(dataset.class_names) > LISTED:
+        first, last = dataset.class_names[0], dataset.class_names[-1]
+        message = f"unknown class {name!r}; there are {len(dataset.class_names)}, from {first} to {last}"
+    return message, near
 
 
 def take_training(dataset: Dataset, number: int | str, seed: int) -> Samples:

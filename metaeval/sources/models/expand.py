@@ -8,7 +8,7 @@ from typing import Protocol
 from metaeval import registry
 from metaeval.errors import Problem, StudyError
 from metaeval.sources.data.opening import open_data
-from metaeval.sources.data.selection import open_training_data
+from metaeval.sources.data.training_data import open_training_data
 from metaeval.sources.models.entry import ModelEntry
 from metaeval.study import Study
 

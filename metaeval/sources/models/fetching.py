@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from metaeval.errors import MetaevalError, MissingInputError, Problem, StudyError, UsageError
+from metaeval.sources.downloading import is_offline
 from metaeval.sources.models.download import download, wrong_content
 from metaeval.sources.models.entry import Download, ModelEntry
 from metaeval.sources.models.files import cache_directory, sha256_of, sha256_of_all
@@ -25,11 +25,6 @@ def planned(address: str, sha256: str | None) -> Download:
         return Download(address, folder / "huggingface" / repository / revision / file, sha256)
     name = Path(urlsplit(address).path).name or "weights"
     return Download(address, folder / hashlib.sha256(address.encode()).hexdigest()[:16] / name, sha256)
-
-
-def is_offline() -> bool:
-    """Tell whether the variable METAEVAL_OFFLINE forbids the network."""
-    return os.environ.get("METAEVAL_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
 def fetch_models(
@@ -70,28 +65,37 @@ def fetch_models(
     return tuple(fetched)
 
 
+def _obtain(file: Download, note: Callable[[str], None] | None) -> None:
+    """Fetch a file of weights, or say where to put it by hand."""
+    try:
+        obtain(file, note)
+    except MissingInputError as error:
+        by_hand = f"to do without the network, put it at {file.path}"
+        raise MissingInputError(f"{file.path.name} from {file.address}: {error}; {by_hand}") from None
+
+
 def _misfits(entry: ModelEntry) -> list[Problem]:
     from metaeval.sources.models.checkpoint import LOADER, misfits
 
     return misfits(entry) if entry.loader == LOADER else []
 
 
-def _obtain(file: Download, note: Callable[[str], None] | None) -> None:
+def obtain(file: Download, note: Callable[[str], None] | None) -> None:
+    """Fetch a file of weights that is not there yet.
+
+    Raises
+    ------
+    MissingInputError
+        If it cannot be had, or METAEVAL_OFFLINE is set.
+    """
     if file.path.is_file():
         return
-    by_hand = f"to do without the network, put it at {file.path}"
     if is_offline():
-        raise MissingInputError(
-            f"{file.path.name} is missing and METAEVAL_OFFLINE is set; "
-            f"it comes from {file.address}; {by_hand}"
-        )
-    try:
-        if file.address.startswith("hf:"):
-            _from_hugging_face(file)
-        else:
-            download(file.address, file.path, sha256=file.sha256, note=note)
-    except MissingInputError as error:
-        raise MissingInputError(f"{file.path.name} from {file.address}: {error}; {by_hand}") from None
+        raise MissingInputError("METAEVAL_OFFLINE is set")
+    if file.address.startswith("hf:"):
+        _from_hugging_face(file)
+    else:
+        download(file.address, file.path, sha256=file.sha256, note=note)
 
 
 def _from_hugging_face(file: Download) -> None:

@@ -10,25 +10,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import platformdirs
+from metaeval.sources.files import cache_directory, sha256_of
 
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+__all__ = ["cache_directory", "set_aside", "sha256_of", "sha256_of_all", "whole_folder"]
 
 
 def sha256_of_all(paths: Sequence[Path]) -> str:
     """Return the sha256 (hex) of a file, or of the hashes of several."""
     hashes = [sha256_of(path) for path in paths]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
-
-
-def cache_directory() -> Path:
-    """Return ``METAEVAL_CACHE_DIR`` if set, else the platform's cache folder for metaeval."""
-    given = os.environ.get("METAEVAL_CACHE_DIR")
-    return Path(given) if given else Path(platformdirs.user_cache_dir("metaeval"))
 
 
 @contextmanager

@@ -70,12 +70,7 @@ def expand_robustbench(study: Study, index: int, *, classes: int, shape: tuple[i
             problem("names", position, message=message, near=near)
         chosen.update((name, models[name]) for name in found)
     if chosen and table.year:
-        sign, year = table.year.split()
-        chosen = {
-            name: model
-            for name, model in chosen.items()
-            if (own := _year(name, known)) is not None and COMPARISONS[sign](own, int(year))
-        }
+        chosen = {name: model for name, model in chosen.items() if _of_year(name, table, known)}
         if not chosen:
             problem("year", message=f"no model of these names is of a year {table.year}")
     if chosen and table.top:
@@ -106,6 +101,40 @@ def expand_robustbench(study: Study, index: int, *, classes: int, shape: tuple[i
     if problems:
         raise StudyError(problems)
     return entries
+
+
+def left_out(study: Study) -> list[str]:
+    """Return in words which names match a table of the zoo but have no weights in it."""
+    lines = []
+    for index, table in enumerate(study.models):
+        if not isinstance(table, RobustBenchModels):
+            continue
+        models, known = zoo(table.dataset, table.threat_model), _published(table)
+        reasons = {
+            "published numbers only, no weights in the zoo": [name for name in known if name not in models],
+            "weights from timm or torchvision, which source 'checkpoint' reads": [
+                name for name, model in models.items() if not model.files
+            ],
+        }
+        for reason, candidates in reasons.items():
+            names = [
+                name
+                for name in candidates
+                if any(fnmatch.fnmatchcase(name, pattern) for pattern in table.names)
+                and _of_year(name, table, known)
+            ]
+            if names:
+                lines.append(f"models[{index}] leaves out ({reason}): {', '.join(names)}")
+    return lines
+
+
+def _of_year(name: str, table: RobustBenchModels, known: dict[str, Published]) -> bool:
+    """Tell whether a model is of the year that a table asks for."""
+    if table.year is None:
+        return True
+    sign, year = table.year.split()
+    own = _year(name, known)
+    return own is not None and COMPARISONS[sign](own, int(year))
 
 
 def _published(table: RobustBenchModels) -> dict[str, Published]:
