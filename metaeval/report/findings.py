@@ -8,6 +8,7 @@ from scipy import stats
 
 from metaeval.analysis import classes, curves, tables, trust
 from metaeval.analysis.leaders import Lead, lead
+from metaeval.analysis.left_out import left_out
 from metaeval.analysis.reading import (
     WORST_CASE,
     Reference,
@@ -35,7 +36,7 @@ def findings(cube: xr.DataTree) -> list[str]:
             if found.ranking:
                 sentences += strongest_attack(cube, found)
                 sentences += class_range(cube, found)
-    return [*sentences, *clean(cube), *completeness(cube), *doubts(cube)]
+    return [*sentences, *clean(cube), *completeness(cube), *failed_models(cube), *doubts(cube)]
 
 
 def how_sure(cube: xr.DataTree) -> str:
@@ -231,6 +232,16 @@ def completeness(cube: xr.DataTree) -> list[str]:
         f"({words.listing(kinds)}; for example {escape(example)}). What rests on them is shown as "
         f"{words.NOT_AVAILABLE}, never as robust."
     ]
+
+
+def failed_models(cube: xr.DataTree) -> list[str]:
+    """Return which models no comparison includes, each with the reason."""
+    found = left_out(cube)
+    if not found:
+        return []
+    verb = "is" if len(found) == 1 else "are"
+    reasons = [f"{strong(name)}: {escape(reason)}" for name, reason in found.items()]
+    return [f"{words.plural(len(found), 'model')} {verb} left out: {'; '.join(reasons)}."]
 
 
 def doubts(cube: xr.DataTree) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from metaeval.cube.journal import Journal, covers
 from metaeval.cube.journal import Task as Key
 from metaeval.cube.measures import read_record
-from metaeval.runner.cache import is_trained
+from metaeval.runner.cache import is_trained, known_failure
 from metaeval.runner.devices import fitting_threads
 from metaeval.runner.measure_plan import training_count
 from metaeval.runner.prepare import Prepared
@@ -42,7 +42,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class ModelForecast:
-    """What one model will cost: `training` passes and the `tasks` that are still to do."""
+    """What one model will cost: `training` passes and the `tasks` that are still to do.
+
+    `at_most` tells that training may end before its last epoch. A training known to fail has no tasks.
+    """
 
     model: str
     speed: Speed
@@ -51,6 +54,8 @@ class ModelForecast:
     finished: int
     attacks: Cost
     measures: Cost
+    at_most: bool = False
+    failure: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -131,7 +136,7 @@ class Forecast:
                 [
                     [
                         m.model,
-                        "yes" if m.training.forwards else "-",
+                        _to_train(m),
                         m.tasks,
                         m.finished,
                         f"{m.attacks.forwards + m.measures.forwards:,.0f}",
@@ -148,6 +153,9 @@ class Forecast:
             *([""] if self.missing else []),
             f"{tasks} tasks to do, {finished} recorded; about {duration(self.seconds)} on this machine",
         ]
+        if any(model.at_most for model in self.models.values()):
+            lines.append("training to a target loss is predicted with all its epochs: an upper bound")
+        lines += [f"{model.model} failed: {model.failure}" for model in self.models.values() if model.failure]
         if self.evidence_bytes:
             lines.append(f"evidence: up to {_size(self.evidence_bytes)} of adversarials, before compression")
         return "\n".join(lines)
@@ -168,13 +176,13 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         if entry.architecture_identity not in speeds:
             speeds[entry.architecture_identity] = time_model(entry.build(), shape, device)
         tasks = prepared.tasks(entry.name)
-        shift_tasks = prepared.shift_tasks(entry.name)
-        open_tasks = [task for task in tasks if not _recorded(journal, task, prepared)]
-        open_shifts = [task for task in shift_tasks if not is_recorded(journal, task)]
-        asked = prepared.measures(entry.name)
-        todo = [plan for plan in asked if read_record(journal, entry.name, plan.name) is None]
-        count = len(open_tasks) + len(open_shifts) + len(todo)
+        shift_tasks, asked = prepared.shift_tasks(entry.name), prepared.measures(entry.name)
         total = len(tasks) + len(shift_tasks) + len(asked)
+        failure = known_failure(entry, prepared.training_data) if entry.needs_training and total else None
+        open_tasks = [task for task in tasks if not failure and not _recorded(journal, task, prepared)]
+        open_shifts = [task for task in shift_tasks if not failure and not is_recorded(journal, task)]
+        todo = [plan for plan in asked if not failure and read_record(journal, entry.name, plan.name) is None]
+        count = len(open_tasks) + len(open_shifts) + len(todo)
         costs = [task.cost for task in open_tasks] + [task.cost for task in open_shifts]
         cost = sum(costs, Cost())
         to_train = entry.needs_training and not is_trained(entry, prepared.training_data)
@@ -184,9 +192,11 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
             speeds[entry.architecture_identity],
             training,
             count,
-            total - count,
+            0 if failure else total - count,
             cost,
             sum((plan.cost for plan in todo), outputs if todo else Cost()),
+            at_most=bool(training.forwards and entry.training and entry.training.target_loss),
+            failure=failure,
         )
     attacks = tuple(
         {
@@ -278,6 +288,14 @@ def _recorded(journal: Journal, task: Task, prepared: Prepared) -> bool:
     wanted = [epsilon.value for epsilon in task.attack.epsilons]
     identity = "" if record is None else record.identity
     return covers(record, identity, hashes, wanted, evidence=task.attack.evidence)
+
+
+def _to_train(model: ModelForecast) -> str:
+    if model.failure:
+        return "failed"
+    if not model.training.forwards:
+        return "-"
+    return "at most" if model.at_most else "yes"
 
 
 def _size(count: int) -> str:

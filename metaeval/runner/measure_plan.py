@@ -9,7 +9,7 @@ from metaeval.cube.measures import ATTACKED, CLEAN, EVERYWHERE, TRAIN
 from metaeval.errors import Problem, StudyError, unknown
 from metaeval.measures import registry
 from metaeval.measures.spec import Measure
-from metaeval.sources.data import open_data
+from metaeval.sources.data import open_training_data
 from metaeval.study.measures import MeasuresTable
 from metaeval.study.plan import Cost, MeasurePlan
 from metaeval.study.schema import Study
@@ -39,7 +39,7 @@ def training_count(study: Study) -> int:
     """Return how many training samples measures look at; 0 if there are none at hand."""
     assert study.measures is not None
     try:
-        available = len(open_data(study, study.data.train_split))
+        available = len(open_training_data(study))
     except StudyError:
         return 0
     wanted = study.measures.train_samples

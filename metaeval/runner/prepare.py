@@ -14,7 +14,7 @@ from metaeval.attacks.presets import OWN, PRESETS, stages_of
 from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
 from metaeval.runner.measure_plan import plan_measures
 from metaeval.runner.shift_plan import ShiftPlan, ShiftTask, plan_shifts, shift_tasks
-from metaeval.sources.data import Dataset, Samples, open_data, take
+from metaeval.sources.data import Dataset, Samples, open_data, open_training_data, take
 from metaeval.sources.models import ModelEntry, expand_models
 from metaeval.study.checks import unknown_preset
 from metaeval.study.plan import AttackPlan, Cost, MeasurePlan, Plan, StagePlan, Task
@@ -38,7 +38,7 @@ class Prepared:
     @cached_property
     def training_data(self) -> Dataset:
         """The data that models are trained on; opened at first use."""
-        return open_data(self.study, self.study.data.train_split)
+        return open_training_data(self.study)
 
     def training_cost(self, entry: ModelEntry) -> Cost:
         """Return the passes that training a model takes, nothing if it is only loaded."""
@@ -90,7 +90,7 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
         samples = take(study, data, limit=limit)
         entries = expand_models(study, classes=len(data.class_names), shape=data.shape)
         if any(entry.needs_training for entry in entries):
-            open_data(study, study.data.train_split)
+            open_training_data(study)
     except StudyError as error:
         problems += error.problems
         missing = error.exit_code == 4

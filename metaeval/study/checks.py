@@ -83,8 +83,10 @@ def _check_grid(model: Document, loc: Loc) -> Iterator[Mistake]:
             yield Mistake(
                 (*loc, "grid", key), "given for all models too; write it once, here or in the table"
             )
+    if "sample" in model and not grid:
+        yield Mistake((*loc, "sample"), "has no effect without a grid")
     if "adversarial_epsilon" not in model and "adversarial_epsilon" not in grid:
-        for key in ("adversarial_norm", "adversarial_steps"):
+        for key in ("adversarial_method", "adversarial_norm", "adversarial_steps", "trades_beta"):
             message = "has no effect without adversarial_epsilon"
             if key in model:
                 yield Mistake((*loc, key), message)

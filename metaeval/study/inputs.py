@@ -26,6 +26,9 @@ class DataTable(Table):
     train_split: fields.Text = Field(default="train", description="the split that models are trained on")
     samples: fields.Samples = Field(default="all", description="how many samples, or 'all'")
     select: Literal["first", "random", "stratified"] = Field(default="first", description="which samples")
+    train_samples: fields.Samples = Field(
+        default="all", description="how many samples models are trained on, as many of each class, or 'all'"
+    )
 
 
 class DigitsData(DataTable):
@@ -96,14 +99,19 @@ class Settings(Table):
     kernel: fields.Count | None = None
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] | None = None
     learning_rate: fields.Positive | None = None
+    schedule: Literal["constant", "cosine", "step", "warmup-cosine"] | None = None
     momentum: fields.Probability | None = None
     weight_decay: fields.NotNegative | None = None
     batch_size: fields.Count | None = None
+    augmentation: Literal["none", "flip", "crop", "flip+crop"] | None = None
     epochs: fields.Count | None = None
+    target_loss: fields.Positive | None = None
     seed: fields.Seed | None = None
-    adversarial_norm: Literal["linf", "l2"] | None = None
+    adversarial_method: Literal["pgd", "trades"] | None = None
+    adversarial_norm: Literal["linf", "l2", "l1"] | None = None
     adversarial_epsilon: fields.NotNegative | None = None
     adversarial_steps: fields.Count | None = None
+    trades_beta: fields.Positive | None = None
 
 
 def _choices(annotation: Any) -> Any:
@@ -173,6 +181,9 @@ class TrainModel(Settings):
     )
     normalize: Normalization | None = None
     grid: Grid = Grid()  # type: ignore[valid-type]
+    sample: fields.Count | None = Field(
+        default=None, description="only so many models of the grid, drawn with the study's seed"
+    )
 
     @property
     def settings(self) -> dict[str, Any]:

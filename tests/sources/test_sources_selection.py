@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaeval.sources.data import open_data, selection_order, take
+from metaeval.runner.prepare import prepare
+from metaeval.sources.data import open_data, open_training_data, selection_order, take
 from metaeval.sources.data.selection import sorted_prefix
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(lambda x: np.array(x, dtype=np.int64))
@@ -66,6 +67,29 @@ def test_more_samples_only_add(write_study: Any, select: str) -> None:
     assert large.ids[:40] == small.ids
     assert large.hashes[:40] == small.hashes
     np.testing.assert_array_equal(large.x[:40], small.x)
+
+
+def test_training_samples_are_equally_many_of_each_class(
+    write_study: Any, problems: Any, entries: Any
+) -> None:
+    def training(number: str) -> Any:
+        study = write_study(f'source = "digits"\nsamples = 40\nselect = "random"\ntrain_samples = {number}')
+        return open_training_data(study)
+
+    everything, large, small = training("'all'"), training("200"), training("55")
+    assert len(everything) == 1297
+    assert set(np.bincount(small.labels)) == {5, 6}
+    assert large.sample_ids[:55] == small.sample_ids
+    assert set(large.sample_ids) < set(everything.sample_ids)
+    places = [everything.sample_ids.index(name) for name in small.sample_ids]
+    np.testing.assert_array_equal(small.labels, everything.labels[places])
+    np.testing.assert_array_equal(
+        small.read(np.array([54, 3])), everything.read(np.array([places[54], places[3]]))
+    )
+    study = write_study('source = "digits"\ntrain_samples = 1298')
+    wanted = ["data.train_samples: 1298 samples asked for; digits has 1297 in 'train'"]
+    assert problems(study, lambda: entries(study)) == wanted
+    assert problems(study, lambda: prepare(study))[:1] == wanted
 
 
 def names(classes: int) -> tuple[str, ...]:

@@ -59,15 +59,16 @@ SAID = [
     ),
     (
         "12:1: models[0].\"größe\": unknown key; [[models]] of source 'train' takes adversarial_epsilon, "
-        "adversarial_norm, adversarial_steps, architecture, architecture_settings, batch_norm, batch_size, "
-        "depth, dropout, epochs, family, grid, kernel, learning_rate, momentum, name, normalize, "
-        "optimizer, seed, source, weight_decay, width"
+        "adversarial_method, adversarial_norm, adversarial_steps, architecture, architecture_settings, "
+        "augmentation, batch_norm, batch_size, depth, dropout, epochs, family, grid, kernel, learning_rate, "
+        "momentum, name, normalize, optimizer, sample, schedule, seed, source, target_loss, trades_beta, "
+        "weight_decay, width"
     ),
     (
         "13:10: models[0].grid.\"dépth\": unknown key; [models.grid] of source 'train' takes "
-        "adversarial_epsilon, adversarial_norm, adversarial_steps, batch_norm, batch_size, depth, dropout, "
-        "epochs, kernel, learning_rate, momentum, optimizer, seed, weight_decay, width; did you mean "
-        "'depth'?"
+        "adversarial_epsilon, adversarial_method, adversarial_norm, adversarial_steps, augmentation, "
+        "batch_norm, batch_size, depth, dropout, epochs, kernel, learning_rate, momentum, optimizer, "
+        "schedule, seed, target_loss, trades_beta, weight_decay, width; did you mean 'depth'?"
     ),
     "13:37: models[0].grid.depth[1]: expected a whole number, got 'drei'",
     "13:45: models[0].grid.depth[2]: 2 is listed twice",
@@ -230,6 +231,22 @@ SINGLE = [
     ),
     (
         'architecture = "cnn"',
+        'architecture = "cnn"\ngrid.trades_beta = [1, 6]',
+        "10:6: models[0].grid.trades_beta: has no effect without adversarial_epsilon",
+    ),
+    (
+        'architecture = "cnn"',
+        'architecture = "cnn"\nsample = 60',
+        "10:1: models[0].sample: has no effect without a grid",
+    ),
+    (
+        'architecture = "cnn"',
+        'architecture = "cnn"\nschedule = "cosin"',
+        "10:1: models[0].schedule: unknown schedule 'cosin'; allowed: constant, cosine, step, warmup-cosine; "
+        "did you mean 'cosine'?",
+    ),
+    (
+        'architecture = "cnn"',
         'architecture = "cnn"\nnormalize = { mean = [0, 0], std = [1] }',
         "10:1: models[0].normalize: mean has 2 values and std 1; one per channel each",
     ),
@@ -334,9 +351,9 @@ SINGLE = [
         '"square"]',
         '"square"]\n[analysis]\nfamily = "achitecture"',
         "15:1: analysis.family: unknown family 'achitecture'; allowed: adversarial_epsilon, "
-        "adversarial_norm, adversarial_steps, architecture, batch_norm, batch_size, depth, dropout, "
-        "epochs, family, kernel, learning_rate, momentum, optimizer, seed, source, weight_decay, width; "
-        "did you mean 'architecture'?",
+        "adversarial_method, adversarial_norm, adversarial_steps, architecture, augmentation, batch_norm, "
+        "batch_size, depth, dropout, epochs, family, kernel, learning_rate, momentum, optimizer, schedule, "
+        "seed, source, target_loss, trades_beta, weight_decay, width; did you mean 'architecture'?",
     ),
     (
         '"square"]',

@@ -2,6 +2,15 @@
 
 from metaeval.sources.data.dataset import Dataset, Samples, fingerprint
 from metaeval.sources.data.opening import SOURCES, open_data
-from metaeval.sources.data.selection import selection_order, take
+from metaeval.sources.data.selection import open_training_data, selection_order, take
 
-__all__ = ["SOURCES", "Dataset", "Samples", "fingerprint", "open_data", "selection_order", "take"]
+__all__ = [
+    "SOURCES",
+    "Dataset",
+    "Samples",
+    "fingerprint",
+    "open_data",
+    "open_training_data",
+    "selection_order",
+    "take",
+]

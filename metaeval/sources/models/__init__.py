@@ -9,7 +9,12 @@ from metaeval.sources.models.entry import LoadedModel, ModelEntry, Normalization
 from metaeval.sources.models.expand import SOURCES, expand_models
 
 if TYPE_CHECKING:
-    from metaeval.sources.models.loading import load_model, train_model, training_identity
+    from metaeval.sources.models.loading import (
+        load_model,
+        train_model,
+        training_failure,
+        training_identity,
+    )
 
 __all__ = [
     "SOURCES",
@@ -20,11 +25,12 @@ __all__ = [
     "expand_models",
     "load_model",
     "train_model",
+    "training_failure",
     "training_identity",
 ]
 
 # These need torch, which a study can be checked without.
-_NEED_TORCH = ("load_model", "train_model", "training_identity")
+_NEED_TORCH = ("load_model", "train_model", "training_failure", "training_identity")
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,8 @@ ARCHITECTURES = {
     "cnn": "metaeval.sources.models.architectures:cnn",
     "lenet_small": "metaeval.sources.models.architectures:lenet_small",
     "mlp": "metaeval.sources.models.architectures:mlp",
+    "resnet": "metaeval.sources.models.resnet:resnet",
+    "vgg": "metaeval.sources.models.vgg:vgg",
 }
 
 ARCHITECTURES_VERSION = 1  # to be raised when one of them changes: the models are others then
@@ -39,7 +41,7 @@ def lenet_small(shape: tuple[int, ...], classes: int) -> nn.Sequential:
     """
     from torch import nn
 
-    channels, height, width = _image("lenet_small", shape, smallest=4)
+    channels, height, width = image_shape("lenet_small", shape, smallest=4)
     return nn.Sequential(
         nn.Conv2d(channels, 16, 4, stride=2, padding=1),
         nn.ReLU(),
@@ -89,7 +91,7 @@ def cnn(
     """
     from torch import nn
 
-    channels, rows, columns = _image("cnn", shape, smallest=1)
+    channels, rows, columns = image_shape("cnn", shape)
     if kernel % 2 == 0:
         raise UsageError(f"cnn needs an odd kernel, got {kernel}")
     layers: list[nn.Module] = []
@@ -138,7 +140,14 @@ def mlp(
     return nn.Sequential(*layers, nn.Linear(features, classes))
 
 
-def _image(name: str, shape: tuple[int, ...], *, smallest: int) -> tuple[int, int, int]:
+def image_shape(name: str, shape: tuple[int, ...], *, smallest: int = 1) -> tuple[int, int, int]:
+    """Return (channels, height, width) for an architecture that takes images.
+
+    Raises
+    ------
+    UsageError
+        If the shape is no image's, or it has fewer pixels than `smallest` in a direction.
+    """
     if len(shape) != 3:
         raise UsageError(f"{name} takes images (channels, height, width), the data have inputs {shape}")
     if min(shape[1:]) < smallest:

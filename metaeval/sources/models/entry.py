@@ -224,7 +224,10 @@ class LoadedModel:
     parameters : int
         Number of trainable numbers.
     training : dict, optional
-        What training gave: seconds, epochs, loss and accuracy on the training data.
+        What training gave: seconds, epochs, loss and accuracy on the training data, and whether a target
+        loss was reached where there is one.
+    initial : Path, optional
+        Safetensors file of the weights before training, as of the module without normalization.
     """
 
     module: nn.Module
@@ -232,3 +235,4 @@ class LoadedModel:
     weights_sha256: str
     parameters: int
     training: dict[str, Scalar] | None = None
+    initial: Path | None = None

@@ -8,6 +8,7 @@ from typing import Protocol
 from metaeval import registry
 from metaeval.errors import Problem, StudyError
 from metaeval.sources.data.opening import open_data
+from metaeval.sources.data.selection import open_training_data
 from metaeval.sources.models.entry import ModelEntry
 from metaeval.study import Study
 
@@ -78,7 +79,7 @@ def expand_models(study: Study, *, classes: int, shape: tuple[int, ...]) -> list
 
 def _training_problems(study: Study, shape: tuple[int, ...]) -> Iterator[Problem]:
     """Yield what sets the training data apart from the data that the models are evaluated on."""
-    data = open_data(study, study.data.train_split)
+    data = open_training_data(study)
     place = ("data", "train_split")
     if data.shape != shape:
         message = (

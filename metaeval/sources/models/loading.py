@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from metaeval.hashing import hash_array, hash_json
 from metaeval.sources.data.dataset import Dataset
 from metaeval.sources.models.entry import LoadedModel, ModelEntry, Scalar, TrainingError
 from metaeval.sources.models.files import set_aside, sha256_of, sha256_of_all, whole_folder
-from metaeval.sources.models.training import TRAINING_VERSION, train
+from metaeval.sources.models.resuming import remove_checkpoint
+from metaeval.sources.models.training import TRAINING_VERSION, Trained, train
 
 WEIGHTS, INITIAL, LOG = "weights.safetensors", "initial.safetensors", "log.json"
 
@@ -60,8 +62,8 @@ def train_model(
 ) -> LoadedModel:
     """Train a model, or take it from the cache if it was trained before.
 
-    The cache holds, in ``models/<identity>/``, the weights, the initial weights and the log of the training;
-    a training that is interrupted leaves nothing there.
+    The cache holds, in ``models/<identity>/``, the weights, the initial weights and the log of the training,
+    also of one that failed; a training that is interrupted goes on from ``training/<identity>.pt``.
 
     Parameters
     ----------
@@ -75,55 +77,47 @@ def train_model(
     Raises
     ------
     TrainingError
-        If the training diverges.
+        If the training diverges, or its model does no better than chance on the training data.
     """
     identity = training_identity(entry, dataset)
     folder = Path(cache_dir) / "models" / identity
+    checkpoint = Path(cache_dir) / "training" / f"{identity}.pt"
     log = _read_log(folder)
     if log is None:
         set_aside(folder)
         trained_on = torch.device(device)
-        result = train(entry, *training_data(dataset), device=trained_on, progress=progress)
+        inputs = training_data(dataset)
+        result = train(entry, *inputs, device=trained_on, checkpoint=checkpoint, progress=progress)
         with whole_folder(folder) as work:
             save_file(result.initial, work / INITIAL)
             save_file(result.final, work / WEIGHTS)
-            (work / LOG).write_text(
-                json.dumps(
-                    {
-                        "identity": identity,
-                        "name": entry.name,
-                        "architecture": entry.architecture,
-                        "settings": dict(entry.settings),
-                        "data": {"name": dataset.name, "split": dataset.split, "samples": len(dataset)},
-                        "device": str(trained_on),
-                        "threads": torch.get_num_threads(),
-                        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-                        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                        "weights_sha256": sha256_of(work / WEIGHTS),
-                        "initial_sha256": sha256_of(work / INITIAL),
-                        "training": {
-                            "seconds": result.seconds,
-                            "epochs": len(result.epochs),
-                            "loss": result.loss,
-                            "accuracy": result.accuracy,
-                        },
-                        "epochs": result.epochs,
-                    },
-                    indent=1,
-                )
-            )
+            written = _log(entry, dataset, result, identity, trained_on)
+            written |= {
+                "weights_sha256": sha256_of(work / WEIGHTS),
+                "initial_sha256": sha256_of(work / INITIAL),
+            }
+            (work / LOG).write_text(json.dumps(written, indent=1))
+        remove_checkpoint(checkpoint)
         log = _read_log(folder)
         if log is None:
             raise TrainingError(f"the trained model could not be kept in {folder}")
+    if log["failure"]:
+        raise TrainingError(log["failure"])
     with torch.random.fork_rng(devices=[]):
         module = entry.build_bare()
     module.load_state_dict(load_file(folder / WEIGHTS))
-    return _ready(entry, module, log["weights_sha256"], log["training"])
+    return _ready(entry, module, log["weights_sha256"], log["training"], folder / INITIAL)
 
 
 def training_identity(entry: ModelEntry, dataset: Dataset) -> str:
     """Return the hash of all that decides what a training gives: model, settings, data, and this code."""
     return entry.identity_with(f"{_hash_data(dataset)} {TRAINING_VERSION}")
+
+
+def training_failure(entry: ModelEntry, dataset: Dataset, cache_dir: Path) -> str | None:
+    """Return why an earlier training of a model failed; None if none did."""
+    log = _read_log(Path(cache_dir) / "models" / training_identity(entry, dataset))
+    return str(log["failure"]) if log and log["failure"] else None
 
 
 @lru_cache(maxsize=1)  # a family of models is trained on one data set
@@ -138,19 +132,56 @@ def _hash_data(dataset: Dataset) -> str:
     return hash_json([hash_array(x), hash_array(y), len(dataset.class_names)])
 
 
+def _log(
+    entry: ModelEntry, dataset: Dataset, result: Trained, identity: str, device: torch.device
+) -> dict[str, Any]:
+    """Return what is written down of a training."""
+    training = {
+        "seconds": result.seconds,
+        "epochs": len(result.epochs),
+        "loss": _finite(result.loss),
+        "accuracy": result.accuracy,
+    }
+    if result.reached_target is not None:
+        training["reached_target"] = result.reached_target
+    return {
+        "identity": identity,
+        "name": entry.name,
+        "architecture": entry.architecture,
+        "settings": dict(entry.settings),
+        "data": {"name": dataset.name, "split": dataset.split, "samples": len(dataset)},
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "failure": result.failure,
+        "training": training,
+        "epochs": [{key: _finite(value) for key, value in epoch.items()} for epoch in result.epochs],
+    }
+
+
+def _finite(value: float) -> float | None:
+    """Return a number as JSON can say it."""
+    return value if math.isfinite(value) else None
+
+
 def _read_log(folder: Path) -> dict[str, Any] | None:
     """Return the log of a cached training, or None if it is not there in full."""
     try:
         log: dict[str, Any] = json.loads((folder / LOG).read_text(encoding="utf-8"))
         whole = sha256_of(folder / WEIGHTS) == log["weights_sha256"]
-        whole &= sha256_of(folder / INITIAL) == log["initial_sha256"]
+        whole &= sha256_of(folder / INITIAL) == log["initial_sha256"] and "failure" in log
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return log if whole else None
 
 
 def _ready(
-    entry: ModelEntry, module: torch.nn.Module, sha256: str, training: dict[str, Scalar] | None = None
+    entry: ModelEntry,
+    module: torch.nn.Module,
+    sha256: str,
+    training: dict[str, Scalar] | None = None,
+    initial: Path | None = None,
 ) -> LoadedModel:
     identity = {
         "weights": sha256,
@@ -163,6 +194,7 @@ def _ready(
         weights_sha256=sha256,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         training=training,
+        initial=initial,
     )
 
 
