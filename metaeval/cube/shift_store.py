@@ -106,7 +106,7 @@ def write_shift_task(
     shift = store.axes.shifts[task.attack]
     typed: Values = {
         "prediction": np.asarray(values["prediction"], dtype=np.int64),
-        "logits": np.asarray(values["logits"], dtype=np.float32),
+        "logits": arrays.canonical(values["logits"]),
     }
     if DISTANCE in values:
         typed[DISTANCE] = np.asarray(values[DISTANCE], dtype=np.float64)

@@ -26,6 +26,7 @@ from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import Progress, duration
 from metaeval.runner.publish import LOCK_WAIT, describe_study, publish
 from metaeval.runner.records import log_event, versions
+from metaeval.runner.scopes import shift_scopes
 from metaeval.runner.shift_plan import ShiftTask
 from metaeval.runner.shifts import axes_of, run_shift
 from metaeval.runner.tasks import identity_of, run_clean, run_task
@@ -90,7 +91,8 @@ class Job:
         self.loaded: dict[str, LoadedModel] = {}
         self.identities: dict[tuple[str, str, str], str] = {}
         self.progress = Progress(0.0, quiet=True)
-        self.measuring = Measuring(prepared, store, device)
+        scopes = shift_scopes(prepared.shifts, self.precision)
+        self.measuring = Measuring(prepared, store, device, scopes)
 
     def run(self, *, quiet: bool) -> None:
         """Do all tasks, committing each; the aggregates are rebuilt also when interrupted."""

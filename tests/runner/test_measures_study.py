@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from metaeval.measures.performance import Accuracy
 from metaeval.measures.spec import Split
 from metaeval.measures.uncertainty import LogLoss
 from metaeval.runner import job
-from metaeval.runner.measuring import Measuring, Scopes
+from metaeval.runner.measuring import Scopes
 from metaeval.runner.prepare import prepare
 from metaeval.runner.run import run_study
 from metaeval.sources.models.building import build_module
@@ -292,7 +291,7 @@ def shifted(names: dict[str, float]) -> object:
 
 def test_shifts_and_attacked_copies_are_scopes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"fog/3": 0.5}
-    monkeypatch.setattr(job, "Measuring", partial(Measuring, scopes=shifted(names)))
+    monkeypatch.setattr(job, "shift_scopes", lambda *_: shifted(names))
     run(tmp_path, ALL)
     names["pgd"] = 0.25
     grown = run(tmp_path, ALL)
@@ -313,6 +312,40 @@ def test_shifts_and_attacked_copies_are_scopes(tmp_path: Path, monkeypatch: pyte
     # What is computed once per model was not computed again for the new scope.
     assert grown.backwards == 0
     assert verify(tmp_path / "out") == []
+
+
+def test_the_shifts_of_a_study_are_scopes(tmp_path: Path) -> None:
+    shifts = """
+[[shifts]]
+source = "corruptions"
+names = ["contrast"]
+severities = [1, 5]
+
+[[shifts]]
+source = "attacked"
+attack = "fgsm"
+norm = "linf"
+epsilon = "1/16"
+"""
+    names = 'names = ["accuracy", "pgd_kl", "local_lipschitz"]'
+    assert run(tmp_path, names, STUDY.replace("[measures]", shifts + "[measures]")).failures == []
+    group, cube = measured(tmp_path), metaeval.open_cube(tmp_path / "out")
+    attacked = next(name for name in group.scope.values if "fgsm" in str(name))
+    assert set(group.scope.values) == {"clean", "train", "contrast/1", "contrast/5", attacked}
+    accuracy = cube["shifts"].to_dataset()
+    counted = accuracy.correct.sum("class") / accuracy.total.where(accuracy.total > 0, 0).sum("class")
+    for severity in (1, 5):
+        np.testing.assert_allclose(
+            group.value.sel(measure="accuracy", scope=f"contrast/{severity}"),
+            counted.sel(shift="contrast", severity=severity),
+        )
+    samples = cube[f"samples/shifts/{attacked}"].to_dataset().isel(severity=0).load()
+    clean = cube["samples/clean"].to_dataset().load()
+    change = abs(samples.logits - clean.logits.isel(sample=samples["clean"].values)).sum("logit")
+    expected = (change / samples.distance).where(samples.distance > 0).mean("sample")
+    at = group.value.sel(measure="local_lipschitz", scope=attacked)
+    np.testing.assert_allclose(at, expected, rtol=1e-4)
+    assert run(tmp_path, names, STUDY.replace("[measures]", shifts + "[measures]")).computed == 0
 
 
 def test_damage_is_found_and_computed_again(tmp_path: Path) -> None:
