@@ -108,6 +108,16 @@ def shifted_certainty(cube: xr.DataTree, shift: str, models: list[str]) -> Float
     parent = _samples(cube, "shifts", shift)
     if parent is None or "logits" not in parent:
         return result
+    # The cube may hold more severities and samples than its aggregates cover.
+    total = (
+        norm_dataset(cube, "shifts")["total"].sel(shift=shift).where(lambda count: count > 0, 0).sum("class")
+    )
+    covered = {int(severity): int(count) for severity, count in total.to_series().items() if count > 0}
+    severities = [int(severity) for severity in parent["severity"].values]
+    parent = parent.isel(
+        severity=[severities.index(severity) for severity in covered],
+        sample=slice(0, max(covered.values(), default=0)),
+    )
     stored = [str(name) for name in parent["model"].values]
     for position, name in enumerate(models):
         if name in stored:

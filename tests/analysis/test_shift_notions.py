@@ -97,7 +97,7 @@ def test_what_is_missing_stays_missing() -> None:
 
 
 def test_classes_and_severities_without_samples_do_not_count() -> None:
-    cube, *_ = shifted_cube()
+    cube, _, fog, _ = shifted_cube()
     whole = shift_notions.totals(cube)
     group = cube["shifts"].to_dataset()
     group["total"][:, 0, 1] = 0
@@ -107,4 +107,7 @@ def test_classes_and_severities_without_samples_do_not_count() -> None:
     one = shift_notions.totals(cube)
     assert one["samples"].item() == 90
     assert np.isfinite(one["accuracy"]).all()
+    first = fog[:, 0]
+    certainty = softmax(first, -1).max(-1).mean(-1)
+    np.testing.assert_allclose(shift_notions.shifted_certainty(cube, "fog", MODELS), certainty, rtol=1e-5)
     assert not np.allclose(one["accuracy"], whole["accuracy"])
