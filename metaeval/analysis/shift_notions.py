@@ -112,7 +112,8 @@ def shifted_certainty(cube: xr.DataTree, shift: str, models: list[str]) -> Float
     total = (
         norm_dataset(cube, "shifts")["total"].sel(shift=shift).where(lambda count: count > 0, 0).sum("class")
     )
-    covered = {int(severity): int(count) for severity, count in total.to_series().items() if count > 0}
+    counts = zip(total["severity"].values.tolist(), total.values.tolist(), strict=True)
+    covered = {int(severity): int(count) for severity, count in counts if count > 0}
     severities = [int(severity) for severity in parent["severity"].values]
     parent = parent.isel(
         severity=[severities.index(severity) for severity in covered],
