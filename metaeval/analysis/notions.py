@@ -149,17 +149,22 @@ def measure_families(cube: xr.DataTree) -> dict[str, tuple[str, int]]:
 
 
 def families(cube: xr.DataTree) -> list[str]:
-    """Return each model's family: the column that the study's `[analysis] family` names, else `family`.
+    """Return each model's family: the columns that the study's `[analysis] family` names, else `family`.
 
     A model without a family is one of its own.
     """
     names = models(cube)
-    column = str(wish(cube, "analysis", "family", "family"))
-    if "models" not in cube.children or column not in cube.children["models"].variables:
+    wished = wish(cube, "analysis", "family", "family")
+    columns = [wished] if isinstance(wished, str) else [str(column) for column in wished]
+    if "models" not in cube.children or not set(columns) <= set(cube.children["models"].variables):
         return names
     table = norm_dataset(cube, "models")
-    known = {str(n): str(f) for n, f in zip(table["model"].values, table[column].values, strict=True)}
-    return [known.get(name, "") or name for name in names]
+    rows = zip(*(table[column].values for column in columns), strict=True)
+    known = {
+        str(name): " ".join(str(value) for value in row)
+        for name, row in zip(table["model"].values, rows, strict=True)
+    }
+    return [known.get(name, "").strip() or name for name in names]
 
 
 def correlations(cube: xr.DataTree) -> xr.Dataset:

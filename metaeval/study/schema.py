@@ -116,7 +116,9 @@ class AnalysisTable(Table):
     reference_epsilons: fields.Epsilons = Field(
         default=(), description="the epsilons that tables are made for"
     )
-    family: str = Field(default="architecture", description="what groups models: a column of /models")
+    family: str | tuple[str, ...] = Field(
+        default="architecture", description="what groups models: a column of /models, or several together"
+    )
     confidence: fields.Number = Field(default=0.95, gt=0, lt=1, description="the confidence of intervals")
     seed: fields.Seed | None = Field(default=None, description="the seed of resampling; default: the study's")
     models: tuple[fields.Text, ...] = Field(
@@ -133,7 +135,10 @@ class AnalysisTable(Table):
     @field_validator("family", mode="before")
     @classmethod
     def _known_family(cls, value: Any) -> Any:
-        return fields.one_of("family", value, ("family", "architecture", "source", *Settings.model_fields))
+        columns = ("family", "architecture", "source", *Settings.model_fields)
+        if isinstance(value, (list, tuple)) and value:
+            return tuple(fields.one_of("family", name, columns) for name in value)
+        return fields.one_of("family", value, columns)
 
 
 class ReportTable(Table):

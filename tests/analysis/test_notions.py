@@ -77,3 +77,12 @@ def test_correlations_of_a_cube() -> None:
     assert float(complete["p"].sel(measure="parameters", notion="linf 2/255 accuracy")) < 0.01
     one = notions.correlations(handmade_cube(models=["m"]))
     assert np.isnan(one["spearman"]).all()
+
+
+def test_several_columns_make_a_family() -> None:
+    cube = cube_of_many()
+    group = cube["models"].to_dataset()
+    group["depth"] = ("model", [1, 2] * 6)
+    cube["models"] = xr.DataTree(group)
+    cube.attrs["study"] = '{"analysis": {"family": ["family", "depth"]}}'
+    assert notions.families(cube)[:4] == ["a 1", "a 2", "b 1", "b 2"]
