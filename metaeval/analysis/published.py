@@ -12,6 +12,7 @@ from scipy import stats
 
 from metaeval.analysis import class_drops, correlation, curves, notions, stages
 from metaeval.analysis.paired import compare
+from metaeval.analysis.published_notions import weighted
 from metaeval.analysis.reading import WORST_CASE, coordinate, counted_norms, norm_dataset, norms
 from metaeval.errors import UsageError
 
@@ -222,17 +223,6 @@ def _claimed(cube: xr.DataTree, said: dict[str, str]) -> float:
         return float(average.sel({"class": said["class"]}) if said["class"] else found["overall"])
     except (KeyError, IndexError, ValueError):  # a name that the table does not have
         return nothing
-
-
-def weighted(cube: xr.DataTree, group: str, name: str) -> xr.DataArray:
-    """Return the overall accuracy of a group: class shares weighted by samples, NaN where one is missing."""
-    found = norm_dataset(cube, group)
-    if found.sizes["class"] == 1:
-        return found[name].isel({"class": 0}, drop=True)
-    total = found["total"].astype(np.float64)
-    # A recovered count is exact where the printed share is rounded.
-    right = found["correct"].where(found["correct"].notnull(), found[name] * total)
-    return right.sum("class", skipna=False) / total.sum("class", skipna=False)
 
 
 def class_accuracy(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset | None:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from metaeval.analysis import shift_faces
-from metaeval.analysis.reading import confidence
+from metaeval.analysis.reading import confidence, imported
 from metaeval.report import words
 from metaeval.report.charts import style
 from metaeval.report.figures import Data, Figure
@@ -55,8 +55,8 @@ class _Place(NamedTuple):
 
 
 def figures(cube: xr.DataTree) -> list[Figure]:
-    """Return the accuracies and the changes; none for a cube without shifts."""
-    if not shift_faces.has_shifts(cube):
+    """Return the accuracies and the changes; none without shifts, nor for imported ones, shown elsewhere."""
+    if not shift_faces.has_shifts(cube) or imported(cube) is not None:
         return []
     return [_accuracies(cube), _changes(cube)]
 
