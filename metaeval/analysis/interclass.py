@@ -92,7 +92,8 @@ def from_cube(cube: xr.DataTree) -> dict[str, Interclass]:
         norm: summary(
             stored.sel(norm=norm).values,
             norm,
-            cube.children[norm].coords["epsilon"].values.tolist() if norm in cube.children else (),
+            cube.children[norm].coords["epsilon"].values.tolist(),
         )
         for norm in map(str, stored["norm"].values)
+        if norm in cube.children  # a part of a cube may have no attack left under a norm
     }

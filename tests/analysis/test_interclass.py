@@ -103,6 +103,8 @@ def test_cube_face() -> None:
     names = {dim: [str(cube["clean"][dim].values[0])] for dim in ("class", "model")}
     assert "interclass" not in subset(cube, classes=names["class"]).children
     assert "interclass" in subset(cube, models=names["model"]).children
+    cube["interclass"] = type(cube)(stored.assign_coords(norm=text(["l1"])))
+    assert interclass.from_cube(cube) == {}  # no epsilon of the study is of this norm
 
 
 def test_refusals() -> None:
