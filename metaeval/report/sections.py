@@ -103,7 +103,7 @@ def provenance_section(cube: xr.DataTree) -> str:
         parts.append(
             "<h3>Attacks and their settings</h3>" + _frame(frame, "Attacks, settings, what is reduced")
         )
-    if shift_faces.has_shifts(cube) and imported(cube) is None:  # published shifts have no settings
+    if shift_faces.has_shifts(cube) and imported(cube) is None:  # what is imported was not set here
         frame = shift_faces.settings_table(cube)
         parts.append("<h3>Distribution shifts and their settings</h3>" + _frame(frame, "Shifts and settings"))
     frame = tables.model_table(cube)

@@ -46,7 +46,7 @@ NO_SEVERITY = "–"
 
 
 def figures(cube: xr.DataTree) -> list[Figure]:
-    """Return the accuracies and the changes; none without shifts, nor for imported ones, shown elsewhere."""
+    """Return the accuracies and the changes; none without shifts or of imported ones."""
     if not shift_faces.has_shifts(cube) or imported(cube) is not None:
         return []
     return [_accuracies(cube), _changes(cube)]
