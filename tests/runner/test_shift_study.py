@@ -16,6 +16,7 @@ import xarray as xr
 from counted import Counted, counted_folder
 
 import metaeval
+from metaeval.analysis import interclass
 from metaeval.cube.status import status
 from metaeval.cube.verify import verify
 from metaeval.errors import StudyError, UsageError
@@ -82,6 +83,9 @@ def test_answers_are_the_model_s_own(place: Counted) -> None:
     assert summary.computed == 2 * (4 + 1)
     prepared = prepare(load_study(place.folder / "study.toml"))
     samples = prepared.samples
+    for norm in map(str, cube["interclass"]["norm"].values):
+        apart = interclass.distances(samples.x, samples.y, norm)
+        np.testing.assert_array_equal(cube["interclass"]["distance"].sel(norm=norm), apart)
     for entry in prepared.entries:
         module = load_model(entry).module.eval()
         stored = cube["samples/shifts/fog"].sel(model=entry.name)
@@ -250,7 +254,7 @@ def test_limits_patterns_and_plans(place: Counted) -> None:
     assert int(cube["shifts"]["total"].sel(shift="fog", severity=1).sum()) == 20
     assert (cube["shifts"]["correct"].sel(shift="contrast") == -1).all()
     study = load_study(place.folder / "study.toml")
-    with pytest.raises(UsageError, match="model/norm/attack, model/shift/name"):
+    with pytest.raises(UsageError, match="model/norm/attack or model/shift/name"):
         prepare(study, only="*/shift/snow")
     expected = forecast(prepare(study), directory=place.folder / "limited", device=torch.device("cpu"))
     assert "fog corruption 1,5 60 paired 2 0" in " ".join(expected.text().split())
