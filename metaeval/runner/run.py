@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metaeval.cube.importing import refuse_run
 from metaeval.cube.locks import Lock
 from metaeval.cube.store import CubeStore
 from metaeval.errors import MissingInputError, StudyError
@@ -63,6 +64,8 @@ def run_study(
         If another run works on the same cube.
     """
     started = time.monotonic()
+    directory = Path(output) if output else study.output
+    refuse_run(directory)  # before anything is fetched
     try:
         prepared = prepare(study, only=only, limit=limit)
     except StudyError as error:
@@ -73,7 +76,6 @@ def run_study(
     prepared = with_weights(prepared, quiet=quiet)
     for line in () if quiet else prepared.notes:
         print(line, file=sys.stderr)
-    directory = Path(output) if output else study.output
     directory.mkdir(parents=True, exist_ok=True)
     with Lock(directory, "run"):
         job = Job(prepared, CubeStore.open_or_create(directory), choose_device(device), batch_size, verbose)
