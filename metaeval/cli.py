@@ -168,7 +168,8 @@ def check(study: StudyPath, as_json: AsJson = False) -> None:
 
     try:
         loaded = load(study)
-        plan = prepare(loaded).plan
+        prepared = prepare(loaded)
+        plan = prepared.plan
         if absent := missing(loaded):
             raise StudyError(absent, missing=True)
     except StudyError as error:
@@ -179,10 +180,12 @@ def check(study: StudyPath, as_json: AsJson = False) -> None:
     if as_json:
         print("[]")
     else:
+        shifts = f", {len(prepared.shifts)} shifts" if prepared.shifts else ""
         measures = f", {len(plan.measures)} measures" if plan.measures else ""
         print(
             f"{study}: no problem found "
-            f"({len(plan.models)} models, {len(plan.attacks)} attacks{measures}, {plan.samples} samples)"
+            f"({len(plan.models)} models, {len(plan.attacks)} attacks{shifts}{measures}, "
+            f"{plan.samples} samples)"
         )
 
 
