@@ -163,8 +163,8 @@ def report(
 def check(study: StudyPath, as_json: AsJson = False) -> None:
     """Check a study file, its data and its models, without computing anything."""
     from metaeval.errors import StudyError
+    from metaeval.runner.needed import missing
     from metaeval.runner.prepare import prepare
-    from metaeval.sources.needs import missing
 
     try:
         loaded = load(study)
@@ -209,7 +209,9 @@ def plan(
     expected = forecast(prepared, directory=output or prepared.study.output, device=choose_device(device))
     print(json.dumps(expected.as_dict(), indent=2) if as_json else expected.text())
     if expected.missing:
-        raise MissingInputError(f"{len(expected.missing)} files are missing; `metaeval fetch` brings them")
+        raise MissingInputError(
+            f"{len(expected.missing)} files are missing; `metaeval fetch` brings them or says how"
+        )
 
 
 @app.command()

@@ -12,7 +12,7 @@ from metaeval.cube.locks import Lock
 from metaeval.cube.store import CubeStore
 from metaeval.errors import MissingInputError, StudyError
 from metaeval.runner.devices import choose_device
-from metaeval.runner.fetch import fetch_data
+from metaeval.runner.fetch import fetch_data, fetch_measured
 from metaeval.runner.job import Job, Summary
 from metaeval.runner.prepare import prepare, with_weights
 from metaeval.runner.records import log_event
@@ -73,6 +73,7 @@ def run_study(
             raise
         fetch_data(study, quiet=quiet)
         prepared = prepare(study, only=only, limit=limit)
+    fetch_measured(study, quiet=quiet)
     prepared = with_weights(prepared, quiet=quiet)
     for line in () if quiet else prepared.notes:
         print(line, file=sys.stderr)
