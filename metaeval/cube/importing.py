@@ -223,6 +223,15 @@ def provenance_of(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
     return None if said is None else dict(json.loads(said))
 
 
+def refuse_run(directory: str | os.PathLike[str]) -> None:
+    """Raise a UsageError if a folder holds an imported cube, to which no run can add anything."""
+    if provenance_of(directory) is not None:
+        raise UsageError(
+            f"{directory} holds published results that were imported; a run never adds to them or replaces "
+            "them; choose another output folder (--output) or remove this one"
+        )
+
+
 def damaged(directory: str | os.PathLike[str]) -> list[str]:
     """Return the arrays of an imported cube whose stored values are not those that were imported."""
     path = Path(directory) / CUBE

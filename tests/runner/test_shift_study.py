@@ -286,5 +286,6 @@ def test_limits_patterns_and_plans(place: Counted) -> None:
 )
 def test_attacks_that_cannot_be(place: Counted, table: str, message: str) -> None:
     path = place.write({"one": ""}, extra=f'\n[[shifts]]\nsource = "attacked"\n{table}\n')
-    with pytest.raises(StudyError, match=message):
+    with pytest.raises(StudyError, match=message) as raised:
         prepare(load_study(path))
+    assert raised.value.exit_code == 2
