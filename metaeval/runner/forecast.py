@@ -20,7 +20,7 @@ from metaeval.runner.measure_plan import training_count
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import duration
 from metaeval.runner.shift_forecast import HEADER, is_recorded, shift_cells, shift_rows
-from metaeval.study.plan import Cost, Task
+from metaeval.study.plan import Cost, Task, paid_once
 
 TIMED_ROWS = 64
 HEAVY = 5_000_000  # parameters; of such models one row is timed, 64 can take minutes
@@ -201,7 +201,7 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
             count,
             0 if failure else total - count,
             cost,
-            sum((plan.cost for plan in todo), outputs if todo else Cost()),
+            sum((plan.cost for plan in paid_once(todo)), outputs if todo else Cost()),
             at_most=bool(training.forwards and entry.training and entry.training.target_loss),
             failure=failure,
             skipped=tuple(
@@ -250,7 +250,7 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         missing,
         measures=tuple(
             {"measure": m.name, "family": m.described["family"], "where": m.where, **asdict(m.cost)}
-            for m in prepared.plan.measures
+            for m in paid_once(prepared.plan.measures)
         ),
         shifts=tuple(shift_rows(prepared)),
         notes=prepared.notes,
