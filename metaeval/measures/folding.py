@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from metaeval.measures.spec import Context, Unsupported
+from metaeval.measures.spec import Context, Undefined, Unsupported
 
 PROBES = 8
 TOLERANCE = 1e-4
@@ -73,8 +73,10 @@ def fold(
     Raises
     ------
     Unsupported
-        If it cannot be traced, its logits are not finite, or the folded network's logits differ by more than
-        1e-4 (times the largest logit, if that is more than 1).
+        If it cannot be traced, or the folded network's logits differ by more than 1e-4 (times the largest
+        logit, if that is more than 1).
+    Undefined
+        If its logits are not finite.
     """
     draw = torch.Generator().manual_seed(seed)
     probes = torch.rand((PROBES, *shape), generator=draw).to(device or torch.device("cpu"))
@@ -90,7 +92,7 @@ def fold(
         graph = folding.module
         expected, found = module(probes), graph(probes)
     if not bool(torch.isfinite(expected).all()):
-        raise Unsupported("its logits are not finite")
+        raise Undefined("its logits are not finite")
     difference = float((expected - found).abs().max())
     if difference > TOLERANCE * max(1.0, float(expected.abs().max())):
         raise Unsupported(

@@ -38,8 +38,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "images": (1, 10**9),
     "rtol": (1e-3, 10.0),
     "draws": (sigma_search.PILOT, 10**9),
-    "magnitude_eps": (0.0, 1.0),
 }
+MAGNITUDE_LIMITS = {**LIMITS, "magnitude_eps": (0.0, 1.0)}
 MAGNITUDE_SETTINGS: dict[str, Scalar] = {**SETTINGS, "magnitude_eps": 1e-3}
 JIANG = (
     "Y. Jiang, B. Neyshabur, H. Mobahi, D. Krishnan, S. Bengio: Fantastic Generalization Measures and Where "
@@ -216,6 +216,7 @@ class PacBayesMagnitudeFlatness(_PacBayes):
         r"\; z_i \sim \mathcal{N}(0, \sigma'^2 w_i^2 + \varepsilon^2)"
     )
     settings: ClassVar[Mapping[str, Scalar]] = MAGNITUDE_SETTINGS
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = MAGNITUDE_LIMITS
     magnitude = True
     caveats = (
         "Unchanged by rescaling of layers and nodes with magnitude_eps = 0 only. With the default it changes "
@@ -262,6 +263,7 @@ class PacBayesMagnitudeBound(_PacBayes):
         r"{\varepsilon^2 + \sigma'^2 w_i^2} + \log(m/\sigma') + 10\right)/m}"
     )
     settings: ClassVar[Mapping[str, Scalar]] = MAGNITUDE_SETTINGS
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = MAGNITUDE_LIMITS
     magnitude = True
     per_sample = True
     from_initial: ClassVar[bool] = False

@@ -28,6 +28,10 @@ class Undefined(ValueError):
     """A measure has no value for this model; the message says why."""
 
 
+class Missing(Undefined):
+    """What a measure looks at is not kept for this scope; the message says what."""
+
+
 class Unsupported(ValueError):
     """A measure is not defined for this kind of network; the message names the layers."""
 

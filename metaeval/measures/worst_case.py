@@ -104,13 +104,7 @@ class _WorstCase(Measure):
     expected_sign = -1
     needs: ClassVar[tuple[str, ...]] = ("weights", "gradients", "train_data", "train_logits")
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"perturb": perturbed.PERTURBED}
-    limits: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "target": (0.0, 0.999),
-        "images": (1, 10**9),
-        "steps": (1, 10**6),
-        "rtol": (1e-3, 10.0),
-        "radius": (1e-9, 1e3),
-    }
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {"images": (1, 10**9), "steps": (1, 10**6)}
     adaptive: ClassVar[bool] = True
 
     def compute(self, context: Context, split: Split, **settings: Any) -> Value:
@@ -156,6 +150,11 @@ class WorstCaseSharpness(_WorstCase):
         "rtol": 0.05,
         "perturb": "weights",
         "fold_batch_norm": True,
+    }
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **_WorstCase.limits,
+        "target": (0.0, 0.999),
+        "rtol": (1e-3, 10.0),
     }
     adaptive = False
     cost = "about 8 ascents of `steps` forward and backward passes over `images` fixed images"
@@ -244,6 +243,7 @@ class AdaptiveWorstCaseSharpness(_WorstCase):
         "perturb": "weights",
         "fold_batch_norm": True,
     }
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {**_WorstCase.limits, "radius": (1e-9, 1e3)}
     cost = "`steps` forward and backward passes over `images` fixed images"
     caveats = (
         f"On fixed training images, {LOWER_BOUND}. The interval is over images, at the change that was "

@@ -32,7 +32,7 @@ from metaeval.cube.training import ensure_training, read_training, write_trainin
 from metaeval.errors import StudyError
 from metaeval.hashing import hash_array, hash_json
 from metaeval.measures import registry
-from metaeval.measures.spec import Context, Split, Undefined, Unsupported, Value
+from metaeval.measures.spec import Context, Missing, Split, Undefined, Unsupported, Value
 from metaeval.runner.devices import with_shrinking_batch
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.records import log_event, versions
@@ -232,6 +232,8 @@ class Measuring:
 
         try:
             value = with_shrinking_batch(work, context.batch_size, lambda size: None)
+        except Missing as error:
+            return Entry(data, "skipped", str(error), seconds=time.monotonic() - started)
         except Undefined as error:
             return Entry(data, "undefined", str(error), seconds=time.monotonic() - started)
         except Unsupported as error:
