@@ -78,7 +78,7 @@ def columns(cube: xr.DataTree, clean: xr.DataArray) -> dict[str, xr.DataArray]:
         )
         found[f"{shift} log-loss"] = clean.copy(data=loss - shifted)
         found[f"{shift} log-loss ratio"] = clean.copy(data=_ratio(loss, shifted))
-        found[f"{shift} effective"] = clean.copy(data=_effective(clean.values, accuracy))
+        found[f"{shift} effective"] = clean.copy(data=effective(clean.values, accuracy))
     return {name: column for name, column in found.items() if not column.isnull().all()}
 
 
@@ -152,7 +152,7 @@ def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
     return np.where(below > 0, above / np.where(below > 0, below, 1), np.nan)
 
 
-def _effective(accuracy: FloatArray, shifted: FloatArray) -> FloatArray:
+def effective(accuracy: FloatArray, shifted: FloatArray) -> FloatArray:
     """Return effective robustness; NaN everywhere where it is not estimable."""
     try:
         found = shifts.effective_robustness(accuracy, shifted)
