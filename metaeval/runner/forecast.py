@@ -17,6 +17,7 @@ from metaeval.cube.measures import read_record
 from metaeval.runner.cache import is_trained, known_failure
 from metaeval.runner.devices import fitting_threads
 from metaeval.runner.measure_plan import training_count
+from metaeval.runner.measuring import lacking
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import duration
 from metaeval.runner.shift_forecast import HEADER, is_recorded, shift_cells, shift_rows
@@ -189,6 +190,7 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         open_tasks = [task for task in tasks if not failure and not _recorded(journal, task, prepared)]
         open_shifts = [task for task in shift_tasks if not failure and not is_recorded(journal, task)]
         todo = [plan for plan in asked if not failure and read_record(journal, entry.name, plan.name) is None]
+        computed = [plan for plan in todo if not lacking(entry).keys() & plan.needs]
         count = len(open_tasks) + len(open_shifts) + len(todo)
         costs = [task.cost for task in open_tasks] + [task.cost for task in open_shifts]
         cost = sum(costs, Cost())
@@ -201,7 +203,7 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
             count,
             0 if failure else total - count,
             cost,
-            sum((plan.cost for plan in paid_once(todo)), outputs if todo else Cost()),
+            sum((plan.cost for plan in paid_once(computed)), outputs if todo else Cost()),
             at_most=bool(training.forwards and entry.training and entry.training.target_loss),
             failure=failure,
             skipped=tuple(

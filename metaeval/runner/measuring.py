@@ -264,10 +264,7 @@ class Measuring:
         initial = getattr(model, "initial", None)
         if initial is None:
             missing["initial_weights"] = "the initial weights are not known"
-        if entry.foreign:
-            missing["weights"] = "another framework computes the model, so torch has no weights of it"
-        if not entry.gradients:
-            missing |= dict.fromkeys(("gradients", "weights"), "the model gives no gradients")
+        missing |= lacking(entry)
         context = Context(
             module=model.module.to(self.device),
             shape=samples.x.shape[1:],
@@ -322,6 +319,16 @@ class Measuring:
         if stored is None:
             raise OSError("the outputs on the training samples could not be stored")
         return stored, evaluator.forwards
+
+
+def lacking(entry: ModelEntry) -> dict[str, str]:
+    """Return why measures cannot have what they need of a model, by need, as far as its entry tells."""
+    missing = {}
+    if entry.foreign:
+        missing["weights"] = "another framework computes the model, so torch has no weights of it"
+    if not entry.gradients:
+        missing |= dict.fromkeys(("gradients", "weights"), "the model gives no gradients")
+    return missing
 
 
 def _stored(value: Value, data: str, seconds: float) -> Entry:

@@ -29,6 +29,7 @@ from metaeval.runner.prepare import prepare
 from metaeval.runner.run import run_study
 from metaeval.sources.models.building import build_module
 from metaeval.study import Study, load_study
+from metaeval.study.plan import Cost
 
 STUDY = """
 schema_version = 1
@@ -425,6 +426,9 @@ def test_a_black_box_has_what_logits_give_and_reasons_for_the_rest(
     forest = '[[models]]\nsource = "sklearn"\nname = "forest"\nmodel = "a_forest:forest"\n'
     text = STUDY.replace(trained, forest).replace("apgd-ce", "square")
     everything = f'{ALL[:-1]}, "norm", "sharpness"]'
+    prepared = prepare(study_of(tmp_path, everything, text))
+    expected = forecast(prepared, directory=tmp_path / "out", device=torch.device("cpu"))
+    assert expected.models["forest"].measures == Cost(100, 0)  # the logits of the training samples
     assert run(tmp_path, everything, text).failures == []
     group = measured(tmp_path).sel(model="forest")
     ok = group.status == MEASURE_STATUS["ok"]
