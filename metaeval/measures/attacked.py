@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from metaeval.measures.logits import Integer, Real, finite_logits, log_probabilities, margins, mean
-from metaeval.measures.spec import Context, Measure, Split, Undefined, Value
+from metaeval.measures.spec import Context, Measure, Missing, Split, Undefined, Value
 
 WHITE_BOX = "As strong as the attack that made the copies, which the scope names."
 
@@ -109,7 +109,7 @@ def _probabilities(split: Split) -> Real:
 def _pairs(split: Split) -> tuple[Integer, Integer]:
     """Return the rows that have an original, and the positions of these among the clean samples."""
     if split.clean is None:
-        raise Undefined("the originals of the attacked copy are not known")
+        raise Missing("the originals of the attacked copy are not known")
     rows = np.flatnonzero(split.clean >= 0)
     if not len(rows):
         raise Undefined("no sample of the attacked copy has its original among the clean ones")
@@ -121,6 +121,6 @@ def _distance(context: Context, split: Split, rows: Integer, original: Integer) 
     if split.distance is not None:
         return split.distance[rows]
     if split.x is None or context.clean.x is None:
-        raise Undefined("neither the inputs nor the linf distances of the attacked copy are kept")
+        raise Missing("neither the inputs nor the linf distances of the attacked copy are kept")
     moved = split.x[rows].astype(np.float64) - context.clean.x[original]
     return np.asarray(np.abs(moved).reshape(len(rows), -1).max(axis=1))

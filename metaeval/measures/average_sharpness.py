@@ -22,6 +22,7 @@ class AverageRelativeSharpness(Measure):
 
     name = "average_relative_sharpness"
     family = "sharpness"
+    version = 2  # batch norm is folded by torch.export
     definition = (
         "mean rise of cross-entropy under a random change within xi ||w_l|| of each tensor w_l, in nats"
     )
@@ -41,11 +42,23 @@ class AverageRelativeSharpness(Measure):
         "perturb": "weights",
         "fold_batch_norm": True,
     }
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"perturb": perturbed.PERTURBED}
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "radius": (1e-9, 1e3),
+        "images": (1, 10**9),
+        "rtol": (1e-3, 10.0),
+        "draws": (2, 10**9),
+    }
     cost = "two forward passes of `images` images per draw, `draws` draws at most"
     caveats = (
         "The paper's average-case flatness with its relative radius, of the clean loss instead of the robust "
         "one; the loss depends on the scale of the logits."
     )
+
+    @classmethod
+    def passes(cls, samples: int, train: int, settings: Mapping[str, Any]) -> tuple[float, float]:
+        """Return those of the most draws; see `Measure.passes`."""
+        return 2.0 * min(train, settings["images"]) * settings["draws"], 0.0
 
     def compute(self, context: Context, split: Split, **settings: Any) -> Value:
         """Draw until the 95 % half-width is a share `rtol` of the mean."""
@@ -79,7 +92,6 @@ class AverageRelativeSharpness(Measure):
             standard_error=error,
             lower=mean - reach,
             upper=mean + reach,
-            note=network.note,
             forwards=rows,
         )
 

@@ -42,6 +42,8 @@ def fisher_rao_norm(context: Context, *, samples: int) -> Value:
         rows = np.sort(np.random.default_rng(context.seed).choice(len(rows), samples, replace=False))
     network = context.shared(folded).module
     weights = {name: value.detach() for name, value in network.named_parameters()}
+    if not weights:
+        raise Undefined("the model has no weights")
     products = []
     for start in range(0, len(rows), context.batch_size):
         chosen = rows[start : start + context.batch_size]

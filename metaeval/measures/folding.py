@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from metaeval.measures.spec import Context, Unsupported
+from metaeval.measures.spec import Context, Undefined, Unsupported
 
 PROBES = 8
 TOLERANCE = 1e-4
@@ -31,10 +31,13 @@ class Folded:
         the layer of the original that a node comes from.
     difference : float
         Largest difference between its logits and the original's on probes.
+    norms : frozenset of str
+        The parameters that are scale or shift of batch norm.
     """
 
     module: fx.GraphModule
     difference: float
+    norms: frozenset[str] = frozenset()
 
 
 def folded(context: Context) -> Folded:
@@ -42,8 +45,18 @@ def folded(context: Context) -> Folded:
     return fold(context.module, context.shape, device=context.device, seed=context.seed)
 
 
+def neutralised(context: Context) -> Folded:
+    """Return the same with a scale of 1 and a shift of 0 where batch norm was folded."""
+    return fold(context.module, context.shape, device=context.device, seed=context.seed, neutral=True)
+
+
 def fold(
-    module: nn.Module, shape: tuple[int, ...], *, device: torch.device | None = None, seed: int = 0
+    module: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    device: torch.device | None = None,
+    seed: int = 0,
+    neutral: bool = False,
 ) -> Folded:
     """Trace a network in evaluation mode and fold its batch normalization.
 
@@ -54,12 +67,16 @@ def fold(
     ----------
     module : nn.Module
         From inputs (n, *shape) in [0, 1] to logits; it is left as it was.
+    neutral : bool
+        Whether a folded batch norm leaves a scale of 1 and a shift of 0 as parameters.
 
     Raises
     ------
     Unsupported
-        If it cannot be traced, its logits are not finite, or the folded network's logits differ by more than
-        1e-4 (times the largest logit, if that is more than 1).
+        If it cannot be traced, or the folded network's logits differ by more than 1e-4 (times the largest
+        logit, if that is more than 1).
+    Undefined
+        If its logits are not finite.
     """
     draw = torch.Generator().manual_seed(seed)
     probes = torch.rand((PROBES, *shape), generator=draw).to(device or torch.device("cpu"))
@@ -71,16 +88,17 @@ def fold(
         lines = str(error).strip().splitlines() or [""]
         raise Unsupported(f"cannot be traced: {type(error).__name__}: {lines[0][:200]}") from None
     with torch.no_grad():
-        graph = _Folding(program).module
+        folding = _Folding(program, neutral)
+        graph = folding.module
         expected, found = module(probes), graph(probes)
     if not bool(torch.isfinite(expected).all()):
-        raise Unsupported("its logits are not finite")
+        raise Undefined("its logits are not finite")
     difference = float((expected - found).abs().max())
     if difference > TOLERANCE * max(1.0, float(expected.abs().max())):
         raise Unsupported(
             f"the traced and folded network gives other logits: they differ by {difference:.2g}"
         )
-    return Folded(graph, difference)
+    return Folded(graph, difference, frozenset(folding.norms))
 
 
 def operation(node: fx.Node) -> str:
@@ -94,7 +112,8 @@ def operation(node: fx.Node) -> str:
 class _Folding:
     """Copies an exported graph, with what depends on no input computed and batch norm folded."""
 
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, neutral: bool) -> None:
+        self.neutral, self.norms = neutral, set[str]()
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}
@@ -177,20 +196,26 @@ class _Folding:
                 pair = [self._constant(value.detach().to(given.dtype), trained=True) for value in fused]
             inner.args = (inner.args[0], *pair, *inner.args[3:])
             self.new[node] = inner
+            if self.neutral:
+                self._scaled(node, inner, torch.ones_like(variance), torch.zeros_like(variance))
             return
         deviation = (variance.double() + epsilon).sqrt()
         scale = (torch.ones_like(deviation) if weight is None else weight.double()) / deviation
         shift = (torch.zeros_like(deviation) if bias is None else bias.double()) - mean.double() * scale
+        self._scaled(node, inner, scale.to(mean.dtype), shift.to(mean.dtype))
+
+    def _scaled(self, node: fx.Node, inner: fx.Node, scale: torch.Tensor, shift: torch.Tensor) -> None:
+        """Put a multiplication and an addition per channel in the place of batch norm."""
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
         per_channel = (-1, *[1] * (source.meta["val"].ndim - 2))
-        product = self._add(
-            node,
-            torch.ops.aten.mul.Tensor,
-            (inner, self._constant(scale.to(mean.dtype).view(per_channel), trained=True)),
-            {},
+        factor, term = (
+            self._constant(value.detach().view(per_channel), trained=True) for value in (scale, shift)
         )
+        self.norms |= {str(factor.target), str(term.target)}
+        product = self._add(node, torch.ops.aten.mul.Tensor, (inner, factor), {})
         product.meta["batch norm"] = True
-        total = self._constant(shift.to(mean.dtype).view(per_channel), trained=True)
-        self.new[node] = self._add(node, torch.ops.aten.add.Tensor, (product, total), {})
+        self.new[node] = self._add(node, torch.ops.aten.add.Tensor, (product, term), {})
 
     def _add(self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
         added = self.graph.call_function(target, args, kwargs)

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from metaeval.measures.logits import Real, finite_logits, mean, percentile
-from metaeval.measures.spec import Context, Measure, Split, Undefined, Value
+from metaeval.measures.spec import Context, Measure, Missing, Split, Undefined, Value
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}  # the gradient's norm for a perturbation's
 FIRST = "The first so many samples of the scope."
@@ -151,7 +151,7 @@ def _head(y: Any, settings: Mapping[str, Any]) -> Any:
 def _batches(context: Context, split: Split, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield inputs that take gradients, and labels, of the first samples."""
     if split.x is None:
-        raise Undefined("the inputs of this scope are not kept")
+        raise Missing("the inputs of this scope are not kept")
     for start in range(0, count, context.batch_size):
         rows = slice(start, min(start + context.batch_size, count))
         x = torch.from_numpy(split.x[rows]).to(context.device).requires_grad_()

@@ -48,7 +48,9 @@ def log_probabilities(split: Split) -> Real:
 
 
 def margins(scores: Real, y: Integer) -> Real:
-    """Return each sample's score of its class minus the largest of the others (n,)."""
+    """Return each sample's score of its class minus the largest of the others (n,); Undefined without any."""
+    if scores.shape[1] < 2:
+        raise Undefined("there is one class only, and no other to be ahead of")
     rows = np.arange(len(y))
     others = scores.copy()
     others[rows, y] = -np.inf

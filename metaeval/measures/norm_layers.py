@@ -46,6 +46,11 @@ def folded_start(context: Context) -> Folded:
     Undefined
         If the initial weights are not known or are another network's.
     """
+    return fold(untrained(context), context.shape, device=context.device, seed=context.seed)
+
+
+def untrained(context: Context) -> nn.Module:
+    """Return a copy of the model with the weights that it had before training; raises as `folded_start`."""
     if context.initial is None:
         raise Undefined("the weights before training are not known")
     module = copy.deepcopy(context.module)
@@ -56,7 +61,7 @@ def folded_start(context: Context) -> Folded:
         raise Undefined(
             f"the weights before training do not fit: {str(error).splitlines()[-1].strip()}"
         ) from None
-    return fold(module, context.shape, device=context.device, seed=context.seed)
+    return module
 
 
 def _inner(context: Context, twin: nn.Module) -> nn.Module:
@@ -141,6 +146,8 @@ def _nuclear(layer: Layer, method: str) -> tuple[float, str]:
 
 
 def _values(layer: Layer, method: str) -> torch.Tensor:
+    if method not in ("circular", "reshaped"):
+        raise ValueError(f"all singular values are known by circular or reshaped, not by {method!r}")
     return spectral.circular_values(layer) if method == "circular" else spectral.reshaped_values(layer)
 
 

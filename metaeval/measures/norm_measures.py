@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +14,8 @@ from metaeval.measures.folding import folded
 from metaeval.measures.norm_base import FOLDED, NormMeasure, over_margin
 from metaeval.measures.norm_layers import Profile, folded_start, profile
 from metaeval.measures.path import log_path_norm
-from metaeval.measures.spec import INVARIANCES, Context, Measure, Undefined, Value
+from metaeval.measures.spec import INVARIANCES, SHARED, Context, Measure, Undefined, Value
+from metaeval.measures.spectral import METHODS
 
 JIANG = (
     "Jiang, Neyshabur, Mobahi, Krishnan and Bengio, Fantastic generalization measures and where to find "
@@ -37,6 +40,7 @@ SYMBOL = {
     "nuclear": r"\|W_i\|_*",
 }
 METHOD = {"frobenius": "reshaped", "spectral": "operator", "nuclear": "circular"}
+CHOICES = {"frobenius": METHODS, "spectral": METHODS, "nuclear": METHODS[1:]}
 CONVENTION = {
     "frobenius": "Kernels count once (method reshaped), whatever the size of their input. ",
     "spectral": "A convolution is the map at its real input size (method operator). ",
@@ -132,6 +136,7 @@ class FrobeniusOverSpectral(NormMeasure):
     citation = JIANG
     invariance: ClassVar[tuple[str, ...]] = ("temperature", "layer rescaling")
     settings: ClassVar[dict[str, str]] = {"method": "operator"}
+    choices: ClassVar = {"method": METHODS}
     caveats = LAYERWISE + "Both norms are of the map at its real input size. "
     moved: ClassVar[bool] = False
 
@@ -171,6 +176,7 @@ class SpectralComplexity(NormMeasure):
     citation = BARTLETT
     invariance: ClassVar[tuple[str, ...]] = ("layer rescaling",)
     settings: ClassVar[dict[str, str]] = {"method": "operator"}
+    choices: ClassVar = {"method": METHODS}
     caveats = LAYERWISE + SIGN + "Without the bound's constants and the norm of the data. "
     logarithmic = True
     moved: ClassVar[bool] = False
@@ -217,8 +223,19 @@ class PathNorm(NormMeasure):
 
     def size(self, context: Context, **settings: Any) -> Value:
         """Return the logarithm."""
-        network = context.shared(folded)
-        return Value(log_path_norm(network, context.shape, order=self.order), forwards=1)
+        known = context.has(_log_path_norm, order=self.order)
+        value = context.shared(_log_path_norm, order=self.order)
+        return Value(value, note=SHARED if known else "", forwards=0 if known else 1)
+
+    @classmethod
+    def passes(cls, samples: int, train: int, settings: Mapping[str, Any]) -> tuple[float, float]:
+        """Return the one pass of ones; see `Measure.passes`."""
+        return 1.0, 0.0
+
+    @classmethod
+    def shares(cls, settings: Mapping[str, Any]) -> str:
+        """Return the order; see `Measure.shares`."""
+        return f"path norm {cls.order}"
 
 
 class PathNormL1(PathNorm):
@@ -249,12 +266,25 @@ class FisherRao(NormMeasure):
     needs: ClassVar[tuple[str, ...]] = ("weights", "gradients", "train_data")
     invariance: ClassVar[tuple[str, ...]] = ("layer rescaling", "node rescaling")
     settings: ClassVar[dict[str, int]] = {"samples": 2048}
+    limits: ClassVar = {"samples": (1, 10**9)}
     cost = "one forward pass with a derivative per training image used"
     caveats = FOLDED + "With true classes (the empirical Fisher matrix); near 0 where the training loss is. "
 
     def size(self, context: Context, **settings: Any) -> Value:
         """Return the norm."""
-        return fisher_rao_norm(context, samples=settings["samples"])
+        known = context.has(fisher_rao_norm, samples=settings["samples"])
+        found = context.shared(fisher_rao_norm, samples=settings["samples"])
+        return replace(found, forwards=0, note=SHARED) if known else found
+
+    @classmethod
+    def passes(cls, samples: int, train: int, settings: Mapping[str, Any]) -> tuple[float, float]:
+        """Return a forward pass per image used; see `Measure.passes`."""
+        return float(min(train, settings["samples"])), 0.0
+
+    @classmethod
+    def shares(cls, settings: Mapping[str, Any]) -> str:
+        """Return the number of images; see `Measure.shares`."""
+        return f"Fisher-Rao {settings['samples']}"
 
 
 def _layer_measures(norm: str) -> tuple[type[NormMeasure], ...]:
@@ -265,6 +295,7 @@ def _layer_measures(norm: str) -> tuple[type[NormMeasure], ...]:
         "norm": norm,
         "citation": JIANG,
         "settings": {"method": METHOD[norm]},
+        "choices": {"method": CHOICES[norm]},
         "caveats": LAYERWISE + CONVENTION[norm],
     }
     product = type(
@@ -312,6 +343,10 @@ def _layer_measures(norm: str) -> tuple[type[NormMeasure], ...]:
         distance,
         over_margin(distance, invariance=()),
     )
+
+
+def _log_path_norm(context: Context, *, order: int) -> float:
+    return log_path_norm(context.shared(folded), context.shape, order=order)
 
 
 def _with_margin(base: type[NormMeasure], *invariance: str) -> tuple[type[NormMeasure], type[NormMeasure]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from metaeval.measures.logits import margins
 from metaeval.measures.spec import Context, Undefined
 
 PERCENTILE = 10
@@ -22,10 +23,7 @@ def margin_of(context: Context) -> float:
     logits, y = context.train.logits.astype(np.float64), context.train.y
     if not np.isfinite(logits).all():
         raise Undefined("the logits of the training set are not finite")
-    rows = np.arange(len(y))
-    own = logits[rows, y]
-    logits[rows, y] = -np.inf
-    margin = float(np.percentile(own - logits.max(axis=1), PERCENTILE))
+    margin = float(np.percentile(margins(logits, y), PERCENTILE))
     if margin <= 0:
         raise Undefined(f"the margin's {PERCENTILE}th percentile is {margin:.3g}, not positive")
     return margin

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from metaeval.hashing import hash_json
+from metaeval.measures.folding import folded, neutralised
+from metaeval.measures.norm_layers import folded_start, untrained
 from metaeval.measures.spec import Context, Split, Undefined, Unsupported
 
 ROWS = 64  # at once, whatever the batch size: sums of gradients depend on it in their last bits
 PERTURBED = ("weights", "all")
-_FUSED: dict[type[nn.Module], Callable[[Any, Any], nn.Module]] = {
-    nn.Conv1d: fuse_conv_bn_eval,
-    nn.Conv2d: fuse_conv_bn_eval,
-    nn.Conv3d: fuse_conv_bn_eval,
-    nn.Linear: fuse_linear_bn_eval,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +31,10 @@ class Network:
     module : nn.Module
     weights : mapping of str to tensor
         The parameters that are perturbed, detached.
-    note : str
-        What could not be folded.
     """
 
     module: nn.Module
     weights: Mapping[str, Tensor]
-    note: str = ""
 
     def logits(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """Return the logits under other weights; the module keeps its own, also if its forward raises."""
@@ -77,21 +67,24 @@ class Network:
 def network(context: Context, *, perturb: str, fold_batch_norm: bool, neutral: bool = False) -> Network:
     """Return the model's network with its batch norm folded, and the parameters that noise falls on.
 
+    A module without batch norm is used as it is, so that it need not be traced.
+
     Parameters
     ----------
     perturb : str
         "weights": parameters of two and more dimensions (no biases, no norm layers); or "all".
     neutral : bool
-        Whether a folded batch norm stays as a layer with scale 1 and shift 0, whose parameters are perturbed
-        with "all".
+        Whether a folded batch norm leaves a scale of 1 and a shift of 0, which are perturbed with "all".
 
     Raises
     ------
     Unsupported
         If there is nothing to perturb, or batch norm that cannot be folded.
     """
-    module, note = fold(context.module, neutral=neutral) if fold_batch_norm else (context.module, "")
-    return Network(module, _chosen(module, perturb), note)
+    if fold_batch_norm and _has_batch_norm(context.module):
+        found = context.shared(neutralised if neutral else folded)
+        return Network(found.module, _chosen(found.module, perturb, found.norms))
+    return Network(context.module, _chosen(context.module, perturb))
 
 
 def initial_weights(context: Context, *, perturb: str, fold_batch_norm: bool) -> Mapping[str, Tensor]:
@@ -100,83 +93,29 @@ def initial_weights(context: Context, *, perturb: str, fold_batch_norm: bool) ->
     Raises
     ------
     Undefined
-        If the weights before training are not at hand.
-    Unsupported
-        If they do not fit the module.
+        If the weights before training are not at hand, or another network's.
     """
-    if context.initial is None:
-        raise Undefined("the weights before training are not at hand")
-    trained = context.trained if context.trained is not None else context.module
-    names = [name for name, part in context.module.named_modules() if part is trained]
-    if not names:
-        raise Unsupported("the trained part is no part of the module")
-    module = copy.deepcopy(context.module)
-    try:
-        module.get_submodule(names[0]).load_state_dict(context.initial)
-    except RuntimeError as error:
-        raise Unsupported(f"the weights before training do not fit: {error}") from error
-    return _chosen(fold(module)[0] if fold_batch_norm else module, perturb)
+    if fold_batch_norm and _has_batch_norm(context.module):
+        found = context.shared(folded_start)
+        return _chosen(found.module, perturb, found.norms)
+    return _chosen(untrained(context), perturb)
 
 
-def _chosen(module: nn.Module, perturb: str) -> dict[str, Tensor]:
+def _has_batch_norm(module: nn.Module) -> bool:
+    return any(isinstance(part, _BatchNorm) for part in module.modules())
+
+
+def _chosen(module: nn.Module, perturb: str, norms: frozenset[str] = frozenset()) -> dict[str, Tensor]:
     if perturb not in PERTURBED:
         raise ValueError(f"perturb is one of {', '.join(PERTURBED)}, got {perturb!r}")
-    least = 2 if perturb == "weights" else 0
-    chosen = {name: p.detach() for name, p in module.named_parameters() if p.ndim >= least}
+    chosen = {
+        name: p.detach()
+        for name, p in module.named_parameters()
+        if perturb == "all" or (p.ndim >= 2 and name not in norms)
+    }
     if not chosen:
         raise Unsupported(f"no parameters to perturb in {type(module).__name__}")
     return chosen
-
-
-def fold(module: nn.Module, *, neutral: bool = False) -> tuple[nn.Module, str]:
-    """Return a copy with each batch norm folded into the layer before it, and a note on what is left.
-
-    A module without batch norm is returned as it is.
-
-    Raises
-    ------
-    Unsupported
-        If there is batch norm and the module cannot be traced.
-    """
-    norms = {name for name, part in module.named_modules() if isinstance(part, _BatchNorm)}
-    if not norms:
-        return module, ""
-    module = copy.deepcopy(module)
-    try:
-        graph = fx.Tracer().trace(module)
-    except Exception as error:
-        raise Unsupported(
-            f"batch norm cannot be folded: torch.fx does not trace {type(module).__name__}: {error}"
-        ) from error
-    calls = [node.target for node in graph.nodes if node.op == "call_module"]
-    for node in graph.nodes:
-        if node.op != "call_module" or node.target not in norms or not isinstance(node.args[0], fx.Node):
-            continue
-        before, name = node.args[0], str(node.target)
-        if before.op != "call_module" or len(before.users) > 1:
-            continue
-        if calls.count(name) > 1 or calls.count(before.target) > 1:
-            continue
-        layer, norm = module.get_submodule(str(before.target)), module.get_submodule(name)
-        fuse = _FUSED.get(type(layer))
-        if fuse is None or getattr(norm, "running_var", None) is None:
-            continue
-        _replace(module, str(before.target), fuse(layer, norm))
-        _replace(module, name, _neutral(norm) if neutral else nn.Identity())
-        norms.discard(name)
-    left = ", ".join(sorted(norms))
-    return module, f"batch norm that follows no convolution is left as it is: {left}" if left else ""
-
-
-def _replace(module: nn.Module, name: str, part: nn.Module) -> None:
-    above, _, last = name.rpartition(".")
-    setattr(module.get_submodule(above), last, part)
-
-
-def _neutral(norm: Any) -> nn.Module:
-    norm = copy.deepcopy(norm)
-    norm.reset_parameters()
-    return norm  # type: ignore[no-any-return]
 
 
 def noise(weights: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metaeval.measures import perturbed, sigma_search
 from metaeval.measures.average_sharpness import AverageRelativeSharpness
-from metaeval.measures.spec import Context, Measure, Scalar, Split, Undefined, Value
+from metaeval.measures.spec import SHARED, Context, Measure, Scalar, Split, Undefined, Value
 from metaeval.measures.worst_case import (
     AdaptiveWorstCaseSharpness,
     WorstCaseMagnitudeSharpness,
@@ -32,6 +32,14 @@ SETTINGS: dict[str, Scalar] = {
     "fold_batch_norm": True,
     "convention": "standard",
 }
+CHOICES = {"perturb": perturbed.PERTURBED, "convention": CONVENTIONS}
+LIMITS: dict[str, tuple[float, float]] = {
+    "target": (1e-3, 0.999),
+    "images": (1, 10**9),
+    "rtol": (1e-3, 10.0),
+    "draws": (sigma_search.PILOT, 10**9),
+}
+MAGNITUDE_LIMITS = {**LIMITS, "magnitude_eps": (0.0, 1.0)}
 MAGNITUDE_SETTINGS: dict[str, Scalar] = {**SETTINGS, "magnitude_eps": 1e-3}
 JIANG = (
     "Y. Jiang, B. Neyshabur, H. Mobahi, D. Krishnan, S. Bengio: Fantastic Generalization Measures and Where "
@@ -121,20 +129,34 @@ def find_sigma(
             draws=draws,
             seed=context.seed,
         )
-    return Found(sigma, forwards, "; ".join(part for part in (network.note, sigma.note) if part))
+    return Found(sigma, forwards, sigma.note)
 
 
 class _PacBayes(Measure):
     """What the measures of one sigma share."""
 
     family = "sharpness"
+    version = 2  # batch norm is folded by torch.export
     citation = JIANG
     expected_sign = -1
     needs: ClassVar[tuple[str, ...]] = ("weights", "train_data", "train_logits")
     settings: ClassVar[Mapping[str, Scalar]] = SETTINGS
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = CHOICES
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = LIMITS
     cost = "one forward pass of `images` images per draw, at most about 800 draws; shared by the same noise"
     magnitude: ClassVar[bool] = False
     per_sample: ClassVar[bool] = False  # whether it is the square root of a complexity over the samples
+
+    @classmethod
+    def passes(cls, samples: int, train: int, settings: Mapping[str, Any]) -> tuple[float, float]:
+        """Return the images of a usual number of draws; see `Measure.passes`."""
+        draws = sigma_search.usual_draws(settings["rtol"], settings["draws"])
+        return min(train, settings["images"]) * draws, 0.0
+
+    @classmethod
+    def shares(cls, settings: Mapping[str, Any]) -> str:
+        """Return the noise and all settings; see `Measure.shares`."""
+        return f"sigma {cls.magnitude} {sorted(settings.items())}"
 
     @abstractmethod
     def of_sigma(self, context: Context, settings: Mapping[str, Any]) -> Callable[[float], float]:
@@ -146,7 +168,9 @@ class _PacBayes(Measure):
             raise Undefined("no training data at hand")
         chosen = {**self.settings, **settings}
         measure = self.of_sigma(context, chosen)
-        found = context.shared(find_sigma, magnitude=self.magnitude, **{"magnitude_eps": 0.0, **chosen})
+        search = {"magnitude": self.magnitude, "magnitude_eps": 0.0, **chosen}
+        known = context.has(find_sigma, **search)
+        found = context.shared(find_sigma, **search)
         samples = len(context.train.y) if self.per_sample or chosen["convention"] == REFERENCE else None
 
         def at(log_sigma: float) -> float:
@@ -165,8 +189,8 @@ class _PacBayes(Measure):
             standard_error=abs(slope) * sigma.standard_error,
             lower=ends[0],
             upper=ends[1],
-            note=found.note,
-            forwards=found.forwards,
+            note="; ".join(part for part in (found.note, SHARED if known else "") if part),
+            forwards=0 if known else found.forwards,
         )
 
 
@@ -191,11 +215,12 @@ class PacBayesMagnitudeFlatness(_PacBayes):
         r"1/\sigma'^2,\quad \mathbb{E}_z[A(w) - A(w + z)] = 0.1,"
         r"\; z_i \sim \mathcal{N}(0, \sigma'^2 w_i^2 + \varepsilon^2)"
     )
-    invariance = ("layer rescaling", "node rescaling")
     settings: ClassVar[Mapping[str, Scalar]] = MAGNITUDE_SETTINGS
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = MAGNITUDE_LIMITS
     magnitude = True
     caveats = (
-        "Invariant exactly with magnitude_eps = 0, else as far as sigma' |w| is well above it. " + CONVENTION
+        "Unchanged by rescaling of layers and nodes with magnitude_eps = 0 only. With the default it changes "
+        "little where sigma' |w| is well above e, but without bound as weights shrink. " + CONVENTION
     )
 
     def of_sigma(self, context: Context, settings: Mapping[str, Any]) -> Callable[[float], float]:
@@ -238,6 +263,7 @@ class PacBayesMagnitudeBound(_PacBayes):
         r"{\varepsilon^2 + \sigma'^2 w_i^2} + \log(m/\sigma') + 10\right)/m}"
     )
     settings: ClassVar[Mapping[str, Scalar]] = MAGNITUDE_SETTINGS
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = MAGNITUDE_LIMITS
     magnitude = True
     per_sample = True
     from_initial: ClassVar[bool] = False

@@ -23,6 +23,7 @@ OFF_CENTRE, FARTHEST = 0.2, 0.6  # a root farther from the centre moves it, and 
 PILOT, FITTED = 64, 128  # draws that place the points, and before an interval is believed
 FITTED_WELL = 0.95  # an accuracy below it gives drops of both signs
 SPARE = 1.2  # draws beyond those that the interval so far asks for: many looks would stop at small ones
+USUAL_PLACING, USUAL_RTOL = 90, 0.067  # draws of the bisection; the precision of FITTED draws
 RESAMPLES = 1000
 FLATTEST = 0.1  # slope
 
@@ -123,6 +124,11 @@ def search(
         place.draws + used,
         "; ".join(part for part in (place.rise, short) if part),
     )
+
+
+def usual_draws(rtol: float, draws: int) -> float:
+    """Return how many draws a search takes as a rule, by those of some small networks."""
+    return USUAL_PLACING + min(draws, PILOT + FITTED * max(1.0, (USUAL_RTOL / rtol) ** 2))
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,18 @@ Scalar = str | int | float | bool
 Status = Literal["ok", "undefined", "unsupported", "failed", "skipped"]
 T = TypeVar("T")
 
+SHARED = "passes are shared: counted with another measure"
+
 NEEDS = ("logits", "train_logits", "weights", "initial_weights", "gradients", "train_data", "attacked_logits")
 INVARIANCES = ("temperature", "layer rescaling", "node rescaling")
 
 
 class Undefined(ValueError):
     """A measure has no value for this model; the message says why."""
+
+
+class Missing(Undefined):
+    """What a measure looks at is not kept for this scope; the message says what."""
 
 
 class Unsupported(ValueError):
@@ -127,7 +133,7 @@ class Context:
 
         An `Undefined` or `Unsupported` that it raised is raised again.
         """
-        key = (compute, *sorted(settings.items()))
+        key = _key(compute, settings)
         if key not in self._known:
             try:
                 self._known[key] = compute(self, **settings)
@@ -137,6 +143,14 @@ class Context:
         if isinstance(found, (Undefined, Unsupported)):
             raise found
         return found  # type: ignore[no-any-return]
+
+    def has(self, compute: Callable[..., Any], **settings: Scalar) -> bool:
+        """Tell whether `shared` has computed this already, so that its passes are counted elsewhere."""
+        return _key(compute, settings) in self._known
+
+
+def _key(compute: Callable[..., Any], settings: Mapping[str, Scalar]) -> tuple[Any, ...]:
+    return (compute, *sorted(settings.items()))
 
 
 class Measure(ABC):
@@ -194,6 +208,11 @@ class Measure(ABC):
     def passes(cls, samples: int, train: int, settings: Mapping[str, Any]) -> tuple[float, float]:
         """Return the predicted rows sent forward and backward, for that many clean and training samples."""
         return 0.0, 0.0
+
+    @classmethod
+    def shares(cls, settings: Mapping[str, Any]) -> str:
+        """Return what the passes are made for: measures that say the same, but not "", pay for them once."""
+        return ""
 
     @abstractmethod
     def compute(self, context: Context, split: Split, **settings: Any) -> Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from metaeval.measures import perturbed
 from metaeval.measures.spec import Context, Measure, Scalar, Split, Undefined, Value
 
 LOWEST, HIGHEST, FIRST, WIDER = 1e-5, 10.0, 0.01, 4.0
+BRACKETING = 3  # radii as a rule until the target lies between two
 STRIDE = 2.5  # the steps together, in radii
 LOWER_BOUND = "a lower bound: the ascent need not find the worst change"
 
@@ -99,20 +100,33 @@ class _WorstCase(Measure):
     """What the measures of a worst change share."""
 
     family = "sharpness"
+    version = 2  # batch norm is folded by torch.export
     expected_sign = -1
     needs: ClassVar[tuple[str, ...]] = ("weights", "gradients", "train_data", "train_logits")
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"perturb": perturbed.PERTURBED}
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {"images": (1, 10**9), "steps": (1, 10**6)}
     adaptive: ClassVar[bool] = True
 
     def compute(self, context: Context, split: Split, **settings: Any) -> Value:
         """Return the measure on fixed training images."""
         chosen = {**self.settings, **settings}
-        around = context.shared(
-            box,
-            adaptive=self.adaptive,
-            **{key: chosen[key] for key in ("images", "perturb", "fold_batch_norm")},
-        )
+        place: dict[str, Any] = {key: chosen[key] for key in ("images", "perturb", "fold_batch_norm")}
+        looked_at = context.has(box, adaptive=self.adaptive, **place)
+        around = context.shared(box, adaptive=self.adaptive, **place)
         with torch.no_grad():
-            return self.inside(around, chosen)
+            found = self.inside(around, chosen)
+        return replace(found, forwards=found.forwards - around.rows) if looked_at else found
+
+    @classmethod
+    def passes(cls, samples: int, train: int, settings: Mapping[str, Any]) -> tuple[float, float]:
+        """Return those of a usual number of ascents; see `Measure.passes`."""
+        rows, steps, radii = min(train, settings["images"]), settings["steps"], cls.usual_radii(settings)
+        return float(rows * (1 + radii * (steps + 1))), float(rows * radii * steps)
+
+    @classmethod
+    def usual_radii(cls, settings: Mapping[str, Any]) -> int:
+        """Return how many radii are tried as a rule."""
+        return 1
 
     @abstractmethod
     def inside(self, around: Box, settings: Mapping[str, Any]) -> Value:
@@ -137,6 +151,11 @@ class WorstCaseSharpness(_WorstCase):
         "perturb": "weights",
         "fold_batch_norm": True,
     }
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **_WorstCase.limits,
+        "target": (0.0, 0.999),
+        "rtol": (1e-3, 10.0),
+    }
     adaptive = False
     cost = "about 8 ascents of `steps` forward and backward passes over `images` fixed images"
     caveats = (
@@ -144,6 +163,11 @@ class WorstCaseSharpness(_WorstCase):
         "confidence interval: at the radius of `lower` the drop was seen, below that of `upper` it was not. "
         "Changes when layers are rescaled."
     )
+
+    @classmethod
+    def usual_radii(cls, settings: Mapping[str, Any]) -> int:
+        """Return how many radii are tried as a rule."""
+        return BRACKETING + math.ceil(math.log2(math.log(WIDER) / math.log1p(settings["rtol"])))
 
     def inside(self, around: Box, settings: Mapping[str, Any]) -> Value:
         """Bisect the radius in log scale."""
@@ -183,7 +207,7 @@ class WorstCaseSharpness(_WorstCase):
             value=1 / (low * high),
             lower=high**-2,
             upper=low**-2,
-            note="; ".join(part for part in (around.network.note, LOWER_BOUND) if part),
+            note=LOWER_BOUND,
             forwards=forwards,
             backwards=backwards,
         )
@@ -219,6 +243,7 @@ class AdaptiveWorstCaseSharpness(_WorstCase):
         "perturb": "weights",
         "fold_batch_norm": True,
     }
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {**_WorstCase.limits, "radius": (1e-9, 1e3)}
     cost = "`steps` forward and backward passes over `images` fixed images"
     caveats = (
         f"On fixed training images, {LOWER_BOUND}. The interval is over images, at the change that was "
@@ -241,7 +266,7 @@ class AdaptiveWorstCaseSharpness(_WorstCase):
             standard_error=error,
             lower=value - 1.96 * error,
             upper=value + 1.96 * error,
-            note="; ".join(part for part in (around.network.note, LOWER_BOUND) if part),
+            note=LOWER_BOUND,
             forwards=forwards,
             backwards=backwards,
         )

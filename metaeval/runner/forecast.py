@@ -17,11 +17,12 @@ from metaeval.cube.measures import read_record
 from metaeval.runner.cache import is_trained, known_failure
 from metaeval.runner.devices import fitting_threads
 from metaeval.runner.measure_plan import training_count
+from metaeval.runner.measuring import lacking
 from metaeval.runner.needed import measured
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import duration
 from metaeval.runner.shift_forecast import HEADER, is_recorded, shift_cells, shift_rows
-from metaeval.study.plan import Cost, Task
+from metaeval.study.plan import Cost, Task, paid_once
 
 TIMED_ROWS = 64
 HEAVY = 5_000_000  # parameters; of such models one row is timed, 64 can take minutes
@@ -190,6 +191,7 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         open_tasks = [task for task in tasks if not failure and not _recorded(journal, task, prepared)]
         open_shifts = [task for task in shift_tasks if not failure and not is_recorded(journal, task)]
         todo = [plan for plan in asked if not failure and read_record(journal, entry.name, plan.name) is None]
+        computed = [plan for plan in todo if not lacking(entry).keys() & plan.needs]
         count = len(open_tasks) + len(open_shifts) + len(todo)
         costs = [task.cost for task in open_tasks] + [task.cost for task in open_shifts]
         cost = sum(costs, Cost())
@@ -202,7 +204,7 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
             count,
             0 if failure else total - count,
             cost,
-            sum((plan.cost for plan in todo), outputs if todo else Cost()),
+            sum((plan.cost for plan in paid_once(computed)), outputs if todo else Cost()),
             at_most=bool(training.forwards and entry.training and entry.training.target_loss),
             failure=failure,
             skipped=tuple(
@@ -255,7 +257,7 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         missing,
         measures=tuple(
             {"measure": m.name, "family": m.described["family"], "where": m.where, **asdict(m.cost)}
-            for m in prepared.plan.measures
+            for m in paid_once(prepared.plan.measures)
         ),
         shifts=tuple(shift_rows(prepared)),
         notes=prepared.notes,

@@ -32,7 +32,7 @@ from metaeval.runner.shifts import axes_of, run_shift
 from metaeval.runner.tasks import identity_of, run_clean, run_task
 from metaeval.sources.models import LoadedModel, ModelEntry, load_model, train_model
 from metaeval.study.identity import study_hash
-from metaeval.study.plan import Task
+from metaeval.study.plan import Task, paid_once
 
 
 @dataclass
@@ -187,7 +187,7 @@ class Job:
             self._fail_measures(entry, error)
             return
         self.summary.forwards += forwards
-        for plan in self.prepared.measures(entry.name):
+        for plan in paid_once(self.prepared.measures(entry.name)):
             self.progress.begin(f"{entry.name}/measures/{plan.name}", speed.seconds(plan.cost))
             self._count(self.measuring.compute(measured, plan))
 

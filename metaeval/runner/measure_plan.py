@@ -97,4 +97,5 @@ def _plan(measure: type[Measure], table: MeasuresTable, samples: int, train: int
             "caveats": measure.caveats,
         },
         cost=Cost(*measure.passes(samples, train, settings)),
+        shares=measure.shares(settings),
     )

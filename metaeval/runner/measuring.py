@@ -32,7 +32,7 @@ from metaeval.cube.training import ensure_training, read_training, write_trainin
 from metaeval.errors import StudyError
 from metaeval.hashing import hash_array, hash_json
 from metaeval.measures import registry
-from metaeval.measures.spec import Context, Split, Undefined, Unsupported, Value
+from metaeval.measures.spec import Context, Missing, Split, Undefined, Unsupported, Value
 from metaeval.runner.devices import with_shrinking_batch
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.records import log_event, versions
@@ -232,6 +232,8 @@ class Measuring:
 
         try:
             value = with_shrinking_batch(work, context.batch_size, lambda size: None)
+        except Missing as error:
+            return Entry(data, "skipped", str(error), seconds=time.monotonic() - started)
         except Undefined as error:
             return Entry(data, "undefined", str(error), seconds=time.monotonic() - started)
         except Unsupported as error:
@@ -262,10 +264,7 @@ class Measuring:
         initial = getattr(model, "initial", None)
         if initial is None:
             missing["initial_weights"] = "the initial weights are not known"
-        if entry.foreign:
-            missing["weights"] = "another framework computes the model, so torch has no weights of it"
-        if not entry.gradients:
-            missing |= dict.fromkeys(("gradients", "weights"), "the model gives no gradients")
+        missing |= lacking(entry)
         context = Context(
             module=model.module.to(self.device),
             shape=samples.x.shape[1:],
@@ -320,6 +319,16 @@ class Measuring:
         if stored is None:
             raise OSError("the outputs on the training samples could not be stored")
         return stored, evaluator.forwards
+
+
+def lacking(entry: ModelEntry) -> dict[str, str]:
+    """Return why measures cannot have what they need of a model, by need, as far as its entry tells."""
+    missing = {}
+    if entry.foreign:
+        missing["weights"] = "another framework computes the model, so torch has no weights of it"
+    if not entry.gradients:
+        missing |= dict.fromkeys(("gradients", "weights"), "the model gives no gradients")
+    return missing
 
 
 def _stored(value: Value, data: str, seconds: float) -> Entry:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from metaeval.study.numbers import Epsilon
@@ -84,6 +84,8 @@ class MeasurePlan:
         What the cube says of it: family, definition, formula, citation and so on.
     cost : Cost
         Predicted passes for one model.
+    shares : str
+        Measures that say the same, but not "", pay for their passes once.
     """
 
     name: str
@@ -93,6 +95,18 @@ class MeasurePlan:
     needs: tuple[str, ...]
     described: Mapping[str, Any]
     cost: Cost
+    shares: str = ""
+
+
+def paid_once(measures: Iterable[MeasurePlan]) -> list[MeasurePlan]:
+    """Return measures in order, without the cost of those that share what one before them paid for."""
+    found: dict[str, MeasurePlan] = {}
+    return [
+        replace(plan, cost=Cost())
+        if plan.shares and found.setdefault(plan.shares, plan) is not plan
+        else plan
+        for plan in measures
+    ]
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,13 @@ from metaeval.measures.performance import Accuracy
 from metaeval.measures.spec import Split
 from metaeval.measures.uncertainty import LogLoss
 from metaeval.runner import job
+from metaeval.runner.forecast import forecast
 from metaeval.runner.measuring import Scopes
 from metaeval.runner.prepare import prepare
 from metaeval.runner.run import run_study
 from metaeval.sources.models.building import build_module
 from metaeval.study import Study, load_study
+from metaeval.study.plan import Cost
 
 STUDY = """
 schema_version = 1
@@ -298,7 +300,7 @@ def test_shifts_and_attacked_copies_are_scopes(tmp_path: Path, monkeypatch: pyte
     group = measured(tmp_path)
     assert list(group.scope.values) == ["clean", "train", "fog/3", "pgd"]
     assert words(group, model="mlp-width=8", measure="input_margin", scope="fog/3") == (
-        "undefined",
+        "skipped",
         "the inputs of this scope are not kept",
     )
     value = group.value.sel(model="mlp-width=8")
@@ -391,3 +393,48 @@ def test_mistakes_are_found_before_anything_runs(
     assert problem.suggestion == near
     lines = (tmp_path / "study.toml").read_text().splitlines()
     assert problem.key.split(".")[-1].split("[")[0] in lines[problem.line - 1], problem
+
+
+def test_the_plan_predicts_what_a_run_counts_with_shared_passes_once(tmp_path: Path) -> None:
+    trained = STUDY.replace("epochs = 2", "epochs = 20").replace("[8, 16]", "[32]")
+    study = study_of(tmp_path, 'families = ["norm", "sharpness"]', trained)
+    output = tmp_path / "out"
+    prepared = prepare(study)
+    expected = forecast(prepared, directory=output, device=torch.device("cpu"))
+    run_study(study, output=output, quiet=True)
+    group = measured(tmp_path)
+    model = str(group.model.values[0])
+    predicted, at = expected.models[model].measures, group.sel(model=model)
+    ran = at.status == MEASURE_STATUS["ok"]
+    training = 100  # the forward passes for the logits of the training samples
+    assert int(at.forwards.where(ran, 0).sum()) + training == pytest.approx(predicted.forwards, rel=0.3)
+    assert int(at.backwards.where(ran, 0).sum()) == pytest.approx(predicted.backwards, rel=0.3)
+    assert int(at.forwards.sel(measure="pac_bayes_bound", scope="train")) == 0
+    assert "passes are shared" in str(at.note.sel(measure="pac_bayes_bound", scope="train").item())
+
+
+def test_a_black_box_has_what_logits_give_and_reasons_for_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_forest.py").write_text(
+        "from sklearn.datasets import load_digits\nfrom sklearn.ensemble import RandomForestClassifier\n"
+        "def forest():\n    data = load_digits()\n"
+        "    return RandomForestClassifier(5, random_state=0).fit(data.data[:800] / 16, data.target[:800])\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    trained = STUDY[STUDY.index("[[models]]") : STUDY.index("[[threat_models]]")]
+    forest = '[[models]]\nsource = "sklearn"\nname = "forest"\nmodel = "a_forest:forest"\n'
+    text = STUDY.replace(trained, forest).replace("apgd-ce", "square")
+    everything = f'{ALL[:-1]}, "norm", "sharpness"]'
+    prepared = prepare(study_of(tmp_path, everything, text))
+    expected = forecast(prepared, directory=tmp_path / "out", device=torch.device("cpu"))
+    assert expected.models["forest"].measures == Cost(100, 0)  # the logits of the training samples
+    assert run(tmp_path, everything, text).failures == []
+    group = measured(tmp_path).sel(model="forest")
+    ok = group.status == MEASURE_STATUS["ok"]
+    assert (np.isfinite(group.value) == ok).all()
+    assert ((group.reason != "") != ok).all()
+    assert ok.sel(measure=["accuracy", "brier", "ece", "probability_margin"], scope="clean").all()
+    for measure in ("log_spectral_product", "pac_bayes_flatness", "weight_gradient_norm"):
+        reasons = {words(group, measure=measure, scope=scope) for scope in ("clean", "train")}
+        assert any(status == "skipped" and "gives no gradients" in reason for status, reason in reasons)
