@@ -13,7 +13,7 @@ from scipy import special
 from metaeval.analysis import shifts
 from metaeval.analysis.bands import bounded_mean
 from metaeval.analysis.curves import wilson, with_interval
-from metaeval.analysis.reading import STATUSES
+from metaeval.analysis.reading import STATUSES, given_confidence
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -25,7 +25,7 @@ def has_shifts(cube: xr.DataTree) -> bool:
     return GROUP in cube.children and cube.children[GROUP].sizes.get("shift", 0) > 0
 
 
-def from_cube(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
+def from_cube(cube: xr.DataTree, confidence: float | None = None) -> xr.Dataset:
     """Return the accuracy of models at every severity of every shift, over all classes.
 
     Returns
@@ -35,6 +35,7 @@ def from_cube(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
         `total` (shift, severity), `status` and `reason` in words (model, shift), `kind` (shift). NaN where a
         class is not evaluated in full or the shift has no such severity.
     """
+    confidence = given_confidence(cube, confidence)
     group = cube.children[GROUP].to_dataset(inherit=False).load()
     counted = over_classes(cube)
     face = with_interval(counted["correct"], counted["total"], confidence)
@@ -89,7 +90,7 @@ def settings_table(cube: xr.DataTree) -> pd.DataFrame:
     )
 
 
-def clean_differences(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
+def clean_differences(cube: xr.DataTree, confidence: float | None = None) -> xr.Dataset:
     """Return what models lose on each shift, averaged over its severities.
 
     Returns
@@ -108,6 +109,7 @@ def clean_differences(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset
     (`metaeval.analysis.bands.bounded_mean`), others on two independent sets (Newcombe 1998, Interval
     estimation for the difference between independent proportions).
     """
+    confidence = given_confidence(cube, confidence)
     face = from_cube(cube, confidence)
     names, models = [str(s) for s in face["shift"].values], [str(m) for m in face["model"].values]
     clean = clean_answers(cube, models)

@@ -75,11 +75,7 @@ def columns(cube: xr.DataTree, clean: xr.DataArray) -> dict[str, xr.DataArray]:
         )
         found[f"{shift} log-loss"] = clean.copy(data=loss - shifted)
         found[f"{shift} log-loss ratio"] = clean.copy(data=_ratio(loss, shifted))
-        found[f"{shift} effective"] = clean.copy(
-            data=shift_faces.effective_by_shift(clean.values[:, None], accuracy[:, None])["effective"].values[
-                :, 0
-            ]
-        )
+        found[f"{shift} effective"] = clean.copy(data=effective(clean.values, accuracy))
     return {name: column for name, column in found.items() if not column.isnull().all()}
 
 
@@ -138,3 +134,9 @@ def _samples(cube: xr.DataTree, *path: str) -> xr.Dataset | None:
 
 def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
     return np.where(below > 0, above / np.where(below > 0, below, 1), np.nan)
+
+
+def effective(accuracy: FloatArray, shifted: FloatArray) -> FloatArray:
+    """Return effective robustness; NaN everywhere where it is not estimable."""
+    found = shift_faces.effective_by_shift(accuracy[:, None], shifted[:, None])
+    return np.asarray(found["effective"].values[:, 0], dtype=np.float64)

@@ -16,8 +16,11 @@ from metaeval.runner.prepare import Prepared
 from metaeval.runner.tasks import run_clean
 from metaeval.sources.models import load_model
 
-ALPHA = 1e-4  # of each test: a study of a hundred sound models is stopped once in a hundred
+ALPHA = 1e-4  # of the test of a published accuracy: a hundred sound models are stopped once in a hundred
 NEAR_CHANCE = 1 / 8  # of the way from chance to perfect; what is significantly below is near chance
+CHANCE_ALPHA = (
+    5e-3  # of that test: 10 % on 100 samples of ten classes stops; from 30 % on one in 100,000 does
+)
 ROUNDING = 0.01  # published accuracies are rounded, and of other versions of libraries and data
 BETTER = 0.25  # gain in accuracy with other labels that is worth to be said
 Labels = npt.NDArray[np.int64]
@@ -71,8 +74,8 @@ def unexpected(
     """Return why a clean accuracy cannot be right, with advice, or None.
 
     It is near chance if a one-sided binomial test puts it below an eighth of the way from chance
-    (1 / classes) to 1; it is far from a published one if a two-sided binomial test rejects every accuracy
-    within 0.01 of that. Both are at level 1e-4, so that few samples stop nothing.
+    (1 / classes) to 1, at level 0.005; it is far from a published one if a two-sided binomial test at level
+    1e-4 rejects every accuracy within 0.01 of that. So few samples stop nothing.
 
     Parameters
     ----------
@@ -89,7 +92,7 @@ def unexpected(
     chance = 1 / classes
     accuracy = correct / n
     said = f"clean accuracy is {accuracy:.1%} on {n} samples"
-    if binom.cdf(correct, n, chance + (1 - chance) * NEAR_CHANCE) < ALPHA:
+    if binom.cdf(correct, n, chance + (1 - chance) * NEAR_CHANCE) < CHANCE_ALPHA:
         return f"{said}, near chance ({chance:.1%}): {advice(prediction, labels, classes)}"
     if published is not None:
         nearest = min(max(accuracy, published - ROUNDING, 0.0), published + ROUNDING, 1.0)
@@ -104,6 +107,9 @@ def unexpected(
 def advice(prediction: Labels, labels: Labels, classes: int) -> str:
     """Return what may be wrong with the labels or the inputs of a model, judged by its predictions."""
     accuracy = float((prediction == labels).mean())
+    unknown = float((prediction < 0).mean())  # what no class can be told from
+    if unknown > BETTER:
+        return f"logits are not numbers (NaN) for {unknown:.1%} of the samples: check weights and input_range"
     for offset in (1, -1):
         shifted = float((prediction == labels + offset).mean())
         if shifted > accuracy + BETTER:

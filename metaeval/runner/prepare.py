@@ -146,8 +146,8 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     )
     prepared = Prepared(study, plan, samples, tuple(entries), only, shifts)
     if only and not any(prepared.asked(model) for model in plan.models):
-        named = "model/norm/attack"
-        named += ", model/shift/name" * bool(shifts) + ", model/measures/name" * bool(measures)
+        asked = {"norm/attack": True, "shift/name": bool(shifts), "measures/name": bool(measures)}
+        named = " or ".join(f"model/{name}" for name, there in asked.items() if there)
         raise UsageError(f"--only {only!r} matches no task; tasks are named {named}")
     return prepared
 

@@ -15,6 +15,7 @@ from metaeval.runner.devices import choose_device
 from metaeval.runner.fetch import fetch_data, fetch_measured
 from metaeval.runner.job import Job, Summary
 from metaeval.runner.prepare import prepare, with_weights
+from metaeval.runner.publish import publish_distances
 from metaeval.runner.records import log_event
 from metaeval.study.schema import Study
 
@@ -81,6 +82,7 @@ def run_study(
     with Lock(directory, "run"):
         job = Job(prepared, CubeStore.open_or_create(directory), choose_device(device), batch_size, verbose)
         job.run(quiet=quiet)
+        publish_distances(job.store, prepared)
         job.summary.seconds = time.monotonic() - started
         log_event(directory, "end", summary=job.summary.as_dict())
     return job.summary

@@ -287,6 +287,10 @@ class RobustBenchModels(Table):
     published: fields.FilePath | None = Field(
         default=None, description="RobustBench's published results: its model_info, a folder or zip file"
     )
+    name: fields.Text | None = Field(
+        default=None,
+        description="how the models' names begin, to tell apart models of one name for several threat models",
+    )
     model_dir: fields.FilePath | None = Field(
         default=None, description="the folder of weights; default: TORCH_HOME's or metaeval's cache"
     )

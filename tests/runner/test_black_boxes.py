@@ -125,6 +125,17 @@ def test_logits_are_logarithms_of_the_probabilities() -> None:
     np.testing.assert_array_equal(logits.argmax(dim=1).numpy(), forest.predict(x.reshape(len(x), -1)))
 
 
+def test_a_function_that_scales_in_place_leaves_the_samples_alone() -> None:
+    def scale(x: np.ndarray) -> np.ndarray:
+        x *= 0.5
+        return np.full((len(x), 10), 0.1)
+
+    box = Foreign(adapt_function(scale, weights=None, shape=(1, 8, 8), classes=10))
+    x = torch.ones(4, 1, 8, 8)
+    box(x)
+    assert torch.equal(x, torch.ones(4, 1, 8, 8))
+
+
 def test_a_sweep_says_what_its_logits_are() -> None:
     x, y = digits()
     means = np.stack([x[y == label].mean(axis=0) for label in range(10)]).reshape(1, 10, 64)

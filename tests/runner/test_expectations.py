@@ -29,6 +29,7 @@ def test_what_is_near_chance_is_said_with_advice() -> None:
         "classes are in another order: with the best one accuracy is 90": noisy(permutation[LABELS], 0.9),
         "class 3 is predicted for 100.0%; check normalize, input_range": np.full(1000, 3),
         "check normalize, input_range": GENERATOR.integers(0, 10, 1000),
+        "logits are not numbers (NaN) for 100.0% of the samples": np.full(1000, -1),
     }
     for message, prediction in cases.items():
         said = unexpected(prediction, LABELS, 10)
@@ -43,6 +44,9 @@ def test_what_is_as_expected_is_left_alone() -> None:
         assert unexpected(prediction, LABELS, 10) is None
         assert unexpected(prediction, LABELS, 10, accuracy) is None
         assert unexpected(prediction, LABELS, 10, min(1.0, accuracy + 0.02)) is None
+    # A hundred samples tell chance from 30 %.
+    assert unexpected(np.full(100, 3), LABELS[:100], 10) is not None
+    assert unexpected(noisy(LABELS[:100], 0.2), LABELS[:100], 10) is None
     # Few samples say nothing, whatever they are.
     assert unexpected(np.zeros(20, dtype=np.int64), np.ones(20, dtype=np.int64), 10) is None
     assert unexpected(np.array([], dtype=np.int64), np.array([], dtype=np.int64), 10) is None

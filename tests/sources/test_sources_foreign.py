@@ -260,3 +260,38 @@ def test_range_and_layout_belong_to_the_model(
         torch.testing.assert_close(plain.module(given), twin(seen))
         torch.testing.assert_close(shifted.module(given), twin((seen - mean) / std))
     assert len({plain.identity, shifted.identity, usual.identity}) == 3
+
+
+class InPlace(nn.Module):
+    """A network that scales its inputs in place, as many predict functions do."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.sub_(0.5).div_(0.25)
+        return self.inner(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_a_model_that_writes_into_its_inputs_leaves_the_samples_alone(
+    write_study: Any, entries: Any, tmp_path: Path, data: Any, layout: str
+) -> None:
+    twin = InPlace((3, 8, 8), 10)
+    save_file(twin.state_dict(), tmp_path / "w.safetensors")
+    more = [f'input_layout = "{layout}"'] if layout == "channels_last" else []
+    (entry,) = entries(write_study(data(8, 8, 3), table("w.safetensors", f"{__name__}:InPlace", *more)))
+    module, x = load_model(entry).module, torch.rand(3, 3, 8, 8)
+    before = x.clone()
+    with torch.no_grad():
+        first, again = module(x), module(x)
+    assert torch.equal(x, before)
+    assert torch.equal(first, again)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(module(x).sum(), x)  # of a leaf, in place would be an error
+    expected = (
+        twin.inner[1].weight.sum(0).reshape((3, 8, 8) if layout == "channels_first" else (8, 8, 3)) / 0.25
+    )
+    expected = expected if layout == "channels_first" else expected.permute(2, 0, 1)
+    torch.testing.assert_close(gradient[0], expected)

@@ -163,6 +163,15 @@ def test_what_is_wrong_with_a_table(models: Any, tmp_path: Path) -> None:
         models('threat_model = "linf"')
 
 
+def test_models_of_one_name_for_two_threat_models_can_be_told_apart(models: Any) -> None:
+    name = 'names = ["Standard"]'
+    (linf,) = models(name)
+    (l2,) = models(name, 'threat_model = "L2"', 'name = "l2"')
+    assert (linf.name, l2.name) == ("Standard", "l2-Standard")
+    assert linf.identity != l2.identity
+    assert linf.weights.name == l2.weights.name  # the files have the zoo's names
+
+
 @needs_results
 def test_names_without_weights_are_told_where_others_match(write_study: Any, models: Any) -> None:
     lines = ['names = ["W*", "*Light*"]', f'published = "{RESULTS}"', 'year = "< 2023"']

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -72,10 +72,19 @@ def normalized(
 ) -> nn.Module:
     """Return the model with all that it needs before it: range, then normalization, then layout.
 
-    The model itself if there is nothing.
+    The model itself if there is nothing. Whatever it writes into its inputs, the caller's stay as they are.
     """
     if input_layout == "channels_last":
         model = ChannelsLast(model)
     if normalization:
         model = Normalized(model, normalization.mean, normalization.std)
-    return Ranged(model, *input_range) if input_range != (0.0, 1.0) else model
+    if input_range != (0.0, 1.0):
+        model = Ranged(model, *input_range)
+    if not isinstance(model, (Ranged, Normalized)):  # which compute new tensors
+        model.register_forward_pre_hook(_copied)
+    return model
+
+
+def _copied(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return copies of what a model gets: ``x.sub_(mean)`` would change the samples that are attacked."""
+    return tuple(x.clone() if isinstance(x, torch.Tensor) else x for x in inputs)

@@ -179,7 +179,7 @@ def _entry(
     group = known.architecture if known and known.architecture else model.name
     year = _year(model.name, {model.name: known} if known else {})
     return ModelEntry(
-        name=model.name,
+        name=f"{table.name}-{model.name}" if table.name else model.name,
         source=table.source,
         family=table.family or group,
         architecture=f"robustbench:{place}/{model.name}",

@@ -95,7 +95,8 @@ def _no_file(weights: Path | None) -> None:
 
 def _black_box(predict: Predict, fingerprint: str) -> ForeignModel:
     def logits(x: Tensor) -> Tensor:
-        found = _checked(predict(x.cpu().numpy()), len(x))
+        # A copy: what scales its inputs in place would change the samples that are attacked.
+        found = _checked(predict(x.cpu().numpy().copy()), len(x))
         return torch.from_numpy(np.log(found.clip(SMALLEST)).astype(np.float32)).to(x.device)
 
     return ForeignModel(logits=logits, linearize=None, fingerprint=fingerprint, size=None)
