@@ -163,12 +163,13 @@ def report(
 def check(study: StudyPath, as_json: AsJson = False) -> None:
     """Check a study file, its data and its models, without computing anything."""
     from metaeval.errors import StudyError
+    from metaeval.runner.needed import missing
     from metaeval.runner.prepare import prepare
-    from metaeval.sources.needs import missing
 
     try:
         loaded = load(study)
-        plan = prepare(loaded).plan
+        prepared = prepare(loaded)
+        plan = prepared.plan
         if absent := missing(loaded):
             raise StudyError(absent, missing=True)
     except StudyError as error:
@@ -179,10 +180,12 @@ def check(study: StudyPath, as_json: AsJson = False) -> None:
     if as_json:
         print("[]")
     else:
+        shifts = f", {len(prepared.shifts)} shifts" if prepared.shifts else ""
         measures = f", {len(plan.measures)} measures" if plan.measures else ""
         print(
             f"{study}: no problem found "
-            f"({len(plan.models)} models, {len(plan.attacks)} attacks{measures}, {plan.samples} samples)"
+            f"({len(plan.models)} models, {len(plan.attacks)} attacks{shifts}{measures}, "
+            f"{plan.samples} samples)"
         )
 
 
@@ -206,7 +209,9 @@ def plan(
     expected = forecast(prepared, directory=output or prepared.study.output, device=choose_device(device))
     print(json.dumps(expected.as_dict(), indent=2) if as_json else expected.text())
     if expected.missing:
-        raise MissingInputError(f"{len(expected.missing)} files are missing; `metaeval fetch` brings them")
+        raise MissingInputError(
+            f"{len(expected.missing)} files are missing; `metaeval fetch` brings them or says how"
+        )
 
 
 @app.command()

@@ -81,6 +81,10 @@ def test_a_good_study_passes_the_check(study: Path) -> None:
     result = metaeval(study.parent, "check", str(study))
     assert result.returncode == 0, result.stderr
     assert "2 models, 1 attacks, 50 samples" in result.stdout
+    shift = '[[shifts]]\nsource = "attacked"\nattack = "fgsm"\nnorm = "linf"\nepsilon = 0.1\n'
+    study.write_text(f"{STUDY}\n{shift}")
+    result = metaeval(study.parent, "check", str(study))
+    assert "2 models, 1 attacks, 1 shifts, 50 samples" in result.stdout
 
 
 @pytest.mark.parametrize(

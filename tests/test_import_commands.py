@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from test_cli import metaeval
+from test_cli import STUDY, metaeval
 from test_house import HEAVY, imported_by
 
 import metaeval as package
 from metaeval.analysis.reading import imported
 from metaeval.cube import importing
+from metaeval.cube.store import CubeStore
 from metaeval.errors import UsageError
 
 TABLE = "model,clean,fog,snow\na,90,50,\nb,80,40,30\n"
@@ -72,6 +73,21 @@ def test_importing_again_replaces_and_a_run_is_never_replaced(cube: Path) -> Non
     refused = metaeval(folder, "import", "table", "t.csv")
     assert refused.returncode == 2
     assert "holds results of a run" in refused.stderr
+
+
+def test_a_run_never_touches_an_imported_cube(cube: Path) -> None:
+    folder = cube.parents[1]
+    (folder / "tried.toml").write_text(STUDY)
+    before = {path: path.read_bytes() for path in cube.rglob("*") if path.is_file()}
+    refused = metaeval(folder, "run", "tried.toml", "-o", str(cube))
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"{cube} holds published results that were imported; a run never adds to them or replaces them; "
+        "choose another output folder (--output) or remove this one\n"
+    )
+    with pytest.raises(UsageError, match="were imported"):
+        CubeStore.open_or_create(cube)
+    assert {path: path.read_bytes() for path in cube.rglob("*") if path.is_file()} == before
 
 
 def test_exit_codes_and_messages(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from metaeval.analysis.bands import bounded_mean, check_confidence
 from metaeval.analysis.differences import survivors
 from metaeval.analysis.meta import random_effects
 from metaeval.analysis.paired import breaking_levels, holm, mcnemar
-from metaeval.analysis.reading import WORST_CASE, coordinate
+from metaeval.analysis.reading import WORST_CASE, coordinate, given_confidence, given_seed
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -267,9 +267,16 @@ def outcomes_from_cube(
 
 
 def from_cube(
-    cube: xr.DataTree, norm: str, attack: str = WORST_CASE, confidence: float = 0.95, *, seed: int = 0
+    cube: xr.DataTree,
+    norm: str,
+    attack: str = WORST_CASE,
+    confidence: float | None = None,
+    *,
+    seed: int | None = None,
 ) -> xr.Dataset:
     """Return drops per class of one norm of a cube, with what `from_accuracy` and `ClassDrops` hold."""
+    confidence = given_confidence(cube, confidence)
+    seed = given_seed(cube, seed)
     z, labels, names, epsilons = outcomes_from_cube(cube, norm, attack)
     classes = coordinate(cube, norm, "class")
     total = np.bincount(labels, minlength=len(classes))

@@ -11,7 +11,7 @@ import xarray as xr
 
 from metaeval.analysis.bands import check_confidence
 from metaeval.analysis.class_drops import outcomes_from_cube
-from metaeval.analysis.reading import WORST_CASE
+from metaeval.analysis.reading import WORST_CASE, given_confidence, given_seed
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -176,9 +176,16 @@ def mean_squares(accuracy: npt.ArrayLike) -> FloatArray:
 
 
 def from_cube(
-    cube: xr.DataTree, norm: str, attack: str = WORST_CASE, confidence: float = 0.95, *, seed: int = 0
+    cube: xr.DataTree,
+    norm: str,
+    attack: str = WORST_CASE,
+    confidence: float | None = None,
+    *,
+    seed: int | None = None,
 ) -> xr.Dataset:
     """Return `component`, `lower`, `upper`, `naive`, `share` (effect) of one norm of a cube."""
+    confidence = given_confidence(cube, confidence)
+    seed = given_seed(cube, seed)
     z, labels, names, _ = outcomes_from_cube(cube, norm, attack)
     found = decompose(z, labels, confidence, seed=seed)
     fields = ("component", "lower", "upper", "naive", "share")

@@ -8,7 +8,7 @@ import xarray as xr
 from scipy import stats
 
 from metaeval.analysis.curves import with_interval
-from metaeval.analysis.reading import norm_dataset
+from metaeval.analysis.reading import given_confidence, norm_dataset
 
 
 def expected_range(accuracy: float, total: npt.ArrayLike) -> float:
@@ -41,7 +41,7 @@ def expected_range(accuracy: float, total: npt.ArrayLike) -> float:
     return float(((1 - below - above) * np.diff(steps)).sum())
 
 
-def from_cube(cube: xr.DataTree, norm: str, confidence: float = 0.95) -> xr.Dataset:
+def from_cube(cube: xr.DataTree, norm: str, confidence: float | None = None) -> xr.Dataset:
     """Return accuracy per class with Wilson's interval for one norm of a cube.
 
     Returns
@@ -50,6 +50,7 @@ def from_cube(cube: xr.DataTree, norm: str, confidence: float = 0.95) -> xr.Data
         `accuracy`, `lower`, `upper`, `correct` (model, class, epsilon, attack), `total` (class); NaN until
         every sample of the class is evaluated. A published accuracy without its count has no interval.
     """
+    confidence = given_confidence(cube, confidence)
     aggregates = norm_dataset(cube, norm)
     correct, total = aggregates["correct"], aggregates["total"]
     face = with_interval(correct, total, confidence).assign(correct=correct, total=total)

@@ -11,7 +11,7 @@ from scipy import stats
 
 from metaeval.analysis import bands
 from metaeval.analysis.differences import critical_value, paired_differences
-from metaeval.analysis.reading import norm_dataset
+from metaeval.analysis.reading import given_confidence, norm_dataset
 from metaeval.errors import UsageError
 from metaeval.outcomes import broken
 
@@ -312,7 +312,7 @@ def thinned(levels: FloatArray, most: int = 256) -> FloatArray:
     return levels[np.rint(np.linspace(0, len(levels) - 1, most)).astype(np.int64)]
 
 
-def from_cube(cube: xr.DataTree, norm: str, confidence: float = 0.95) -> xr.Dataset:
+def from_cube(cube: xr.DataTree, norm: str, confidence: float | None = None) -> xr.Dataset:
     """Return overall accuracy with Wilson's interval for one norm of a cube.
 
     Returns
@@ -323,6 +323,7 @@ def from_cube(cube: xr.DataTree, norm: str, confidence: float = 0.95) -> xr.Data
         correct over the sum of samples, never a mean of class accuracies; NaN until every sample of
         every class is evaluated.
     """
+    confidence = given_confidence(cube, confidence)
     aggregates = norm_dataset(cube, norm)
     total = aggregates["total"].sum("class")
     counted = aggregates[["correct", "inferred"]].sum("class", skipna=False)
@@ -333,11 +334,12 @@ def from_cube(cube: xr.DataTree, norm: str, confidence: float = 0.95) -> xr.Data
     )
 
 
-def clean_from_cube(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
+def clean_from_cube(cube: xr.DataTree, confidence: float | None = None) -> xr.Dataset:
     """Return overall clean accuracy with Wilson's interval over (model).
 
     Published accuracies without counts have no interval, and the total is NaN.
     """
+    confidence = given_confidence(cube, confidence)
     aggregates = norm_dataset(cube, "clean")
     correct = aggregates["correct"].sum("class", skipna=False)
     total = aggregates["total"].sum("class", skipna=False)

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from metaeval.analysis import curves, paired
-from metaeval.analysis.reading import WORST_CASE, Reference
+from metaeval.analysis.reading import WORST_CASE, Reference, given_confidence
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,13 @@ class Lead:
         return self.accuracy[0] - self.accuracy[1]
 
 
-def lead(cube: xr.DataTree, norm: str, reference: Reference, confidence: float = 0.95) -> Lead:
+def lead(cube: xr.DataTree, norm: str, reference: Reference, confidence: float | None = None) -> Lead:
     """Rank models by worst-case accuracy at one epsilon and compare all pairs on the same samples.
 
     "Certainly ahead" means an exact McNemar p, Holm-adjusted over all pairs of models (because which model
     leads is itself read off the data), below 1 - confidence.
     """
+    confidence = given_confidence(cube, confidence)
     face = curves.from_cube(cube, norm, confidence).sel(epsilon=reference.value, attack=WORST_CASE)
     names = np.array([str(name) for name in face["model"].values], dtype=object)
     accuracy = face["accuracy"].values

@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from metaeval.analysis import correlation, curves, shift_notions
+from metaeval.analysis import correlation, curves, published_notions, shift_notions
 from metaeval.analysis.paired import breaking_levels
 from metaeval.analysis.reading import (
     WORST_CASE,
     confidence,
+    imported,
     models,
     norm_dataset,
     norms,
@@ -21,8 +22,8 @@ from metaeval.analysis.reading import (
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
-# How columns of the models' table end that are results and not properties.
-RESULTS = ("_accuracy", "_mce")
+# How columns of the models' table end that are results, or remarks on them, and not properties.
+RESULTS = ("_accuracy", "_mce", "unreliable")
 
 
 def robustness(cube: xr.DataTree) -> xr.DataArray:
@@ -35,23 +36,22 @@ def robustness(cube: xr.DataTree) -> xr.DataArray:
     with clean accuracy by construction. "<norm> area" (mean over samples of the smallest evaluated epsilon
     that breaks them, at most the largest: the area under the robustness curve of the grid) and
     "<norm> median" (its median; NaN where more than half of the samples withstand every epsilon).
-    Those of distribution shifts: see `shift_notions.columns`.
+    Those of distribution shifts: see `shift_notions.columns`; of published results:
+    `published_notions.columns`.
     """
     clean = clean_accuracy(cube)
     names = list(clean["model"].values)
     columns: dict[str, xr.DataArray] = {}
-
-    def add(name: str, accuracy: xr.DataArray) -> None:
-        columns[f"{name} accuracy"] = accuracy
-        columns[f"{name} gap"] = accuracy - clean
-        columns[f"{name} relative"] = accuracy / clean.where(clean > 0)
-
-    for norm in norms(cube):
-        face = curves.from_cube(cube, norm)["accuracy"].sel(attack=WORST_CASE)
-        for reference in references(cube, norm):
-            add(f"{norm} {reference.label}", _by_name(face.sel(epsilon=reference.value), names))
-        columns |= _distances(cube, norm, clean)
-    columns |= shift_notions.columns(cube, clean)
+    if imported(cube) is not None:
+        columns = published_notions.columns(cube, clean)
+    else:
+        for norm in norms(cube):
+            face = curves.from_cube(cube, norm)["accuracy"].sel(attack=WORST_CASE)
+            for reference in references(cube, norm):
+                accuracy = _by_name(face.sel(epsilon=reference.value), names)
+                columns |= published_notions.coupled(f"{norm} {reference.label}", accuracy, clean)
+            columns |= _distances(cube, norm, clean)
+        columns |= shift_notions.columns(cube, clean)
     if not columns:
         raise UsageError("the cube has no robustness to correlate: no attack and no shift")
     values = np.stack([column.values for column in columns.values()], axis=1)
@@ -85,8 +85,9 @@ def _by_name(values: xr.DataArray, names: list[str]) -> xr.DataArray:
 def measures(cube: xr.DataTree) -> xr.DataArray:
     """Return numeric properties and measures over (model, measure); NaN = not available.
 
-    Clean accuracy, the numbers of the models' table (parameters, hyper-parameters), seconds of training where
-    they are there, and each measure of the cube, "<measure>" or "<measure> (<scope>)".
+    Clean accuracy, the numbers of the models' table (parameters, hyper-parameters; "true" is 1, "false" 0),
+    seconds of training where they are there, and each measure of the cube, "<measure>" or
+    "<measure> (<scope>)".
     """
     clean = clean_accuracy(cube)
     names = list(clean["model"].values)
@@ -94,14 +95,16 @@ def measures(cube: xr.DataTree) -> xr.DataArray:
     if "models" in cube.children:
         table = norm_dataset(cube, "models").reset_coords()
         for name, variable in table.data_vars.items():
-            if (
-                variable.dims == ("model",)
-                and variable.dtype.kind in "fiu"
-                and not str(name).endswith(RESULTS)
-            ):
+            if variable.dims != ("model",) or str(name).endswith(RESULTS):
+                continue
+            if variable.dtype.kind in "fiu":
                 numbers = variable.astype(np.float64)
                 counted = variable.dtype.kind in "iu"  # -1 = not known
                 columns[str(name)] = _by_name(numbers.where(numbers >= 0) if counted else numbers, names)
+            elif set(map(str, variable.values)) - {""} == {"true", "false"}:
+                truth = {"true": 1.0, "false": 0.0}
+                flags = [truth.get(str(value), np.nan) for value in variable.values]
+                columns[str(name)] = _by_name(variable.copy(data=flags), names)
     for label, value in _stored_measures(cube).items():
         columns[label] = _by_name(value["value"], names)
     said = {name: column for name, column in columns.items() if not column.isnull().all()}

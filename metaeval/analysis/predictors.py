@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from metaeval.analysis import correlation, notions, resampling
+from metaeval.analysis import correlation, notions, resampling, shift_notions
 from metaeval.analysis.generalization import conditional_information, granulated, sign_error
-from metaeval.analysis.reading import confidence, models, norm_dataset, seed
+from metaeval.analysis.reading import confidence, imported, models, norm_dataset, norms, seed
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -73,7 +73,8 @@ def _weakest_sentences(found: xr.Dataset, varied: Sequence[str]) -> list[str]:
     if not len(estimable):
         return [
             "Whether one measure holds for all notions is not estimable: an interval over families needs "
-            f"{correlation.FAMILIES_NEEDED} of them and complete measures."
+            f"{correlation.FAMILIES_NEEDED} of them, measures known for them all, and so many models that no "
+            "rank correlation is perfect when a family is left out."
         ]
     holding = [str(name) for name in found["measure"].values[found["holds"].values]]
     if holding:
@@ -98,9 +99,9 @@ def hyperparameters(cube: xr.DataTree) -> dict[str, npt.NDArray[np.str_]]:
     """Return the hyper-parameters that differ between models, by name over all models, as text.
 
     "" where a model has none of this name. Results of training (`training_...`) and published numbers are
-    none.
+    none, nor is anything that an imported table says of its models.
     """
-    if "models" not in cube.children:
+    if "models" not in cube.children or imported(cube) is not None:
         return {}
     table = norm_dataset(cube, "models")
     order = {str(name): position for position, name in enumerate(table["model"].values)}
@@ -215,13 +216,16 @@ def reliability(cube: xr.DataTree) -> dict[str, float]:
     -------
     dict of str to float
         Below `correlation.RELIABLE` a ranking of the models by it is mostly noise; NaN for fewer than two
-        models. Notions are by their name, measures by that in `notions.measures`.
+        models. Notions are by their name, measures by that in `notions.measures`. Severities of a shift count
+        once, since they are the same images; published accuracies without numbers of samples are left out.
     """
-    samples = int(cube.children["clean"]["total"].sum()) if "clean" in cube.children else 0
     y = notions.robustness(cube)
+    counts = {f"{norm} ": _most(cube, norm) for norm in norms(cube)}
+    counts |= {f"{shift} ": _most(cube, "shifts", shift) for shift in shift_notions.names(cube)}
     found = {}
     for name in map(str, y["notion"].values):
-        if name.endswith(" accuracy") and samples:
+        samples = next((count for start, count in counts.items() if name.startswith(start)), 0)
+        if name.endswith(" accuracy") and samples > 0:
             values = y.sel(notion=name).values
             values = values[~np.isnan(values)]
             found[name] = correlation.reliability(values, np.sqrt(values * (1 - values) / samples))
@@ -230,3 +234,9 @@ def reliability(cube: xr.DataTree) -> dict[str, float]:
         if known.any():
             found[name] = correlation.reliability(values[known], error[known])
     return found
+
+
+def _most(cube: xr.DataTree, group: str, shift: str = "") -> int:
+    """Return the samples of a norm, or of the largest severity of a shift; not positive where not known."""
+    total = cube.children[group]["total"]
+    return int((total.sel(shift=shift) if shift else total).sum("class").max())

@@ -12,7 +12,15 @@ from scipy import stats
 
 from metaeval.analysis import class_drops, correlation, curves, notions, stages
 from metaeval.analysis.paired import compare
-from metaeval.analysis.reading import WORST_CASE, coordinate, counted_norms, norm_dataset, norms
+from metaeval.analysis.published_notions import weighted
+from metaeval.analysis.reading import (
+    WORST_CASE,
+    coordinate,
+    counted_norms,
+    given_confidence,
+    norm_dataset,
+    norms,
+)
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -53,7 +61,7 @@ def rank_correlation(
     return {name: found[name].item() for name in ("spearman", "lower", "upper", "models", "families")}
 
 
-def shifted(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
+def shifted(cube: xr.DataTree, confidence: float | None = None) -> xr.Dataset:
     """Return overall accuracy under each shift, its severities averaged.
 
     Returns
@@ -63,6 +71,7 @@ def shifted(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
         (model) and `severities`, the number averaged, over (model, shift), with `kind` (shift). An average is
         NaN unless every severity that any model has is known for the model.
     """
+    confidence = given_confidence(cube, confidence)
     group = norm_dataset(cube, "shifts")
     correct = group["correct"].sum("class", skipna=False)
     total = group["total"].sum("class", skipna=False)
@@ -92,7 +101,9 @@ def shifted(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
     return result.assign(clean=("model", [known.get(name, np.nan) for name in names]))
 
 
-def paired_with_best(cube: xr.DataTree, shift: str | None = None, confidence: float = 0.95) -> pd.DataFrame:
+def paired_with_best(
+    cube: xr.DataTree, shift: str | None = None, confidence: float | None = None
+) -> pd.DataFrame:
     """Return each model against the best one on the same samples of a test set.
 
     Parameters
@@ -111,6 +122,7 @@ def paired_with_best(cube: xr.DataTree, shift: str | None = None, confidence: fl
     UsageError
         If fewer than two models have predictions.
     """
+    confidence = given_confidence(cube, confidence)
     names, right = outcomes(cube, shift)
     if len(names) < 2:
         raise UsageError("not estimable: a comparison needs two models with predictions")
@@ -224,19 +236,9 @@ def _claimed(cube: xr.DataTree, said: dict[str, str]) -> float:
         return nothing
 
 
-def weighted(cube: xr.DataTree, group: str, name: str) -> xr.DataArray:
-    """Return the overall accuracy of a group: class shares weighted by samples, NaN where one is missing."""
-    found = norm_dataset(cube, group)
-    if found.sizes["class"] == 1:
-        return found[name].isel({"class": 0}, drop=True)
-    total = found["total"].astype(np.float64)
-    # A recovered count is exact where the printed share is rounded.
-    right = found["correct"].where(found["correct"].notnull(), found[name] * total)
-    return right.sum("class", skipna=False) / total.sum("class", skipna=False)
-
-
-def class_accuracy(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset | None:
+def class_accuracy(cube: xr.DataTree, confidence: float | None = None) -> xr.Dataset | None:
     """Return clean accuracy per class with Wilson's intervals over (model, class); None without classes."""
+    confidence = given_confidence(cube, confidence)
     if "clean" not in cube.children or counted_norms(cube):
         return None
     group = norm_dataset(cube, "clean")

@@ -13,7 +13,7 @@ from metaeval.analysis.crossings import certain_signs, changes
 from metaeval.analysis.curves import checked, steps, thinned
 from metaeval.analysis.differences import ENOUGH_DISCORDANT, survivors
 from metaeval.analysis.paired import breaking_levels
-from metaeval.analysis.reading import WORST_CASE
+from metaeval.analysis.reading import WORST_CASE, given_alpha, given_seed
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -203,7 +203,12 @@ def _joint_critical(
 
 
 def from_cube(
-    cube: xr.DataTree, norm: str, attack: str = WORST_CASE, alpha: float = 0.05, *, seed: int = 0
+    cube: xr.DataTree,
+    norm: str,
+    attack: str = WORST_CASE,
+    alpha: float | None = None,
+    *,
+    seed: int | None = None,
 ) -> xr.Dataset:
     """Return rankings and certified crossings of one norm of a cube at its evaluated epsilons.
 
@@ -220,6 +225,8 @@ def from_cube(
     UsageError
         If fewer than two models are complete.
     """
+    seed = given_seed(cube, seed)
+    alpha = given_alpha(cube, alpha)
     distance = breaking_levels(cube, norm, attack)
     complete = ~np.isnan(distance.values).any(axis=1)
     names = np.array([str(name) for name in distance["model"].values], dtype=object)

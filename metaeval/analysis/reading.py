@@ -157,6 +157,23 @@ def seed(cube: xr.DataTree) -> int:
     return int(wish(cube, "analysis", "seed", wish(cube, "study", "seed", 0)))
 
 
+def given_confidence(cube: xr.DataTree, given: float | None) -> float:
+    """Return a confidence if one is given, else the study's."""
+    return confidence(cube) if given is None else given
+
+
+def given_seed(cube: xr.DataTree, given: int | None) -> int:
+    """Return a seed if one is given, else the study's."""
+    return seed(cube) if given is None else given
+
+
+def given_alpha(cube: xr.DataTree, given: float | None) -> float:
+    """Return an error rate of certified crossings if one is given, else the study's."""
+    if given is not None:
+        return given
+    return 1 - float(wish(cube, "analysis", "crossings", {}).get("confidence", 0.95))
+
+
 def references(cube: xr.DataTree, norm: str) -> list[Reference]:
     """Return the reference epsilons of a norm, ascending.
 

@@ -15,7 +15,7 @@ from metaeval.analysis.crossings import Crossings, certain_signs, certified
 from metaeval.analysis.curves import pair_levels
 from metaeval.analysis.differences import critical_value, of_samples, survivors
 from metaeval.analysis.paired import breaking_levels
-from metaeval.analysis.reading import WORST_CASE
+from metaeval.analysis.reading import WORST_CASE, given_alpha, given_seed
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -133,9 +133,9 @@ def from_cube(
     norm: str,
     tolerance: float,
     attack: str = WORST_CASE,
-    alpha: float = 0.05,
+    alpha: float | None = None,
     *,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> pd.DataFrame:
     """Return the proposals for every pair of complete models of one norm, the widest cell first.
 
@@ -145,6 +145,8 @@ def from_cube(
         `first`, `second` (names), `epsilon`, `reason`, `low`, `high` (the cell) for each pair; alpha is
         divided by the number of pairs.
     """
+    seed = given_seed(cube, seed)
+    alpha = given_alpha(cube, alpha)
     levels = breaking_levels(cube, norm, attack)
     epsilons = np.sort(cube.children[norm].coords["epsilon"].values.astype(np.float64))
     known = [

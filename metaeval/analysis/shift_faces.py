@@ -13,7 +13,7 @@ from scipy import special
 from metaeval.analysis import shifts
 from metaeval.analysis.bands import bounded_mean
 from metaeval.analysis.curves import wilson, with_interval
-from metaeval.analysis.reading import STATUSES
+from metaeval.analysis.reading import STATUSES, given_confidence
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -25,7 +25,7 @@ def has_shifts(cube: xr.DataTree) -> bool:
     return GROUP in cube.children and cube.children[GROUP].sizes.get("shift", 0) > 0
 
 
-def from_cube(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
+def from_cube(cube: xr.DataTree, confidence: float | None = None) -> xr.Dataset:
     """Return the accuracy of models at every severity of every shift, over all classes.
 
     Returns
@@ -35,24 +35,44 @@ def from_cube(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
         `total` (shift, severity), `status` and `reason` in words (model, shift), `kind` (shift). NaN where a
         class is not evaluated in full or the shift has no such severity.
     """
+    confidence = given_confidence(cube, confidence)
     group = cube.children[GROUP].to_dataset(inherit=False).load()
-    total = group["total"].astype(np.float64).where(group["total"] >= 0)
-    correct = group["correct"].astype(np.float64).where(group["correct"] >= 0)
-    known = (correct.notnull() | (total == 0)).all("class") & total.notnull().all("class")
-    hits = correct.sum("class").where(known)
-    samples = total.sum("class", skipna=False)
-    losses = (group["log_loss"] * total).where(total > 0, 0.0).sum("class", skipna=False)
-    face = with_interval(
-        hits.transpose("model", "shift", "severity"), samples.transpose("shift", "severity"), confidence
-    )
+    counted = over_classes(cube)
+    face = with_interval(counted["correct"], counted["total"], confidence)
     words = np.array(STATUSES, dtype=object)[group["status"].transpose("model", "shift").values]
     return face.assign(
-        log_loss=(losses / samples.where(samples > 0)).where(known),
-        correct=hits,
-        total=samples,
+        log_loss=counted["log_loss"],
+        correct=counted["correct"],
+        total=counted["total"],
         status=(("model", "shift"), words),
         reason=(("model", "shift"), group["reason"].transpose("model", "shift").values.astype(object)),
     ).transpose("model", "shift", "severity")
+
+
+def over_classes(cube: xr.DataTree) -> xr.Dataset:
+    """Return the counts and log-losses of `/shifts`, classes together.
+
+    Returns
+    -------
+    xarray.Dataset
+        `correct` and `log_loss`, the mean over samples in nats (model, shift, severity), and `total` (shift,
+        severity); NaN as for `from_cube`.
+    """
+    group = cube.children[GROUP].to_dataset(inherit=False)[["correct", "total", "log_loss"]].load()
+    total = group["total"].astype(np.float64).where(group["total"] >= 0)
+    correct = group["correct"].astype(np.float64).where(group["correct"] >= 0)
+    known = (correct.notnull() | (total == 0)).all("class") & total.notnull().all("class")
+    samples = total.sum("class", skipna=False)
+    losses = (group["log_loss"] * total).where(total > 0, 0.0).sum("class", skipna=False)
+    return xr.Dataset(
+        {
+            "correct": correct.sum("class").where(known).transpose("model", "shift", "severity"),
+            "log_loss": (losses / samples.where(samples > 0))
+            .where(known)
+            .transpose("model", "shift", "severity"),
+            "total": samples.transpose("shift", "severity"),
+        }
+    )
 
 
 def settings_table(cube: xr.DataTree) -> pd.DataFrame:
@@ -70,7 +90,7 @@ def settings_table(cube: xr.DataTree) -> pd.DataFrame:
     )
 
 
-def clean_differences(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset:
+def clean_differences(cube: xr.DataTree, confidence: float | None = None) -> xr.Dataset:
     """Return what models lose on each shift, averaged over its severities.
 
     Returns
@@ -89,9 +109,10 @@ def clean_differences(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset
     (`metaeval.analysis.bands.bounded_mean`), others on two independent sets (Newcombe 1998, Interval
     estimation for the difference between independent proportions).
     """
+    confidence = given_confidence(cube, confidence)
     face = from_cube(cube, confidence)
     names, models = [str(s) for s in face["shift"].values], [str(m) for m in face["model"].values]
-    clean = _clean(cube, models)
+    clean = clean_answers(cube, models)
     numbers = {
         key: np.full((len(models), len(names)), np.nan)
         for key in ("accuracy", "clean", "difference", "lower", "upper", "log_loss_difference")
@@ -124,7 +145,7 @@ def clean_differences(cube: xr.DataTree, confidence: float = 0.95) -> xr.Dataset
     return result.assign(
         retained=(("model", "shift"), retained),
         paired=("shift", paired),
-    ).merge(_effective(numbers["clean"], numbers["accuracy"], confidence))
+    ).merge(effective_by_shift(numbers["clean"], numbers["accuracy"], confidence))
 
 
 @dataclass(frozen=True)
@@ -137,26 +158,37 @@ class _Outcomes:
 
 
 @dataclass(frozen=True)
-class _Clean:
-    """`correct` and `log_loss` (model, sample) on the clean set, NaN for models not evaluated in full."""
+class CleanAnswers:
+    """`correct`, `log_loss` (nats) and `certainty` (model, sample) on the clean set.
+
+    NaN for models not evaluated in full, and where the cube holds no logits.
+    """
 
     correct: FloatArray
     log_loss: FloatArray
+    certainty: FloatArray
 
 
-def _clean(cube: xr.DataTree, models: list[str]) -> _Clean:
+def clean_answers(cube: xr.DataTree, models: list[str]) -> CleanAnswers:
+    """Return what models of a cube answered on the clean samples that its aggregates cover."""
     totals = cube.children["clean"].to_dataset(inherit=False).load()
     samples = cube.children["samples"].children["clean"].to_dataset(inherit=False)
     count = int(totals["total"].sum())
     rows = samples.isel(sample=slice(0, count)).sel(model=models).load()
-    labels = rows["label"].values
+    labels = rows["label"].values.astype(np.int64)
     correct = (rows["prediction"].transpose("model", "sample").values == labels).astype(np.float64)
+    loss, certainty = np.full_like(correct, np.nan), np.full_like(correct, np.nan)
+    if "logits" in rows:
+        logarithm = log_probabilities(rows["logits"].transpose("model", "sample", "logit").values)
+        loss, certainty = -logarithm[:, np.arange(count), labels], np.exp(logarithm.max(axis=-1))
     # Of a model not evaluated in full, or with other weights, the stored answers are not this study's.
-    known = (totals["correct"].sel(model=models) >= 0).all("class").values
-    correct[~known] = np.nan
-    logits = rows["logits"].transpose("model", "sample", "logit").values.astype(np.float64)
-    chosen = special.log_softmax(logits, axis=-1)[:, np.arange(count), labels]
-    return _Clean(correct, np.where(known[:, None], -chosen, np.nan))
+    known = (totals["correct"].sel(model=models) >= 0).all("class").values[:, None]
+    return CleanAnswers(*(np.where(known, values, np.nan) for values in (correct, loss, certainty)))
+
+
+def log_probabilities(logits: npt.NDArray[np.float32]) -> FloatArray:
+    """Return the logarithms of the probabilities (..., class) that logits stand for."""
+    return np.asarray(special.log_softmax(logits.astype(np.float64), axis=-1))
 
 
 def _outcomes(cube: xr.DataTree, at: xr.Dataset, models: list[str]) -> _Outcomes:
@@ -188,7 +220,8 @@ def _unpaired(after: FloatArray, before: FloatArray, confidence: float) -> tuple
     )
 
 
-def _effective(clean: FloatArray, shifted: FloatArray, confidence: float) -> xr.Dataset:
+def effective_by_shift(clean: FloatArray, shifted: FloatArray, confidence: float = 0.95) -> xr.Dataset:
+    """Return the effective robustness of each column of accuracies (model, shift), as `clean_differences`."""
     found = np.full((3, *clean.shape), np.nan)
     reasons = []
     for j in range(clean.shape[1]):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from scipy.special import logsumexp
 
-from metaeval.analysis import shifts
+from metaeval.analysis import shift_faces
 from metaeval.analysis.reading import coordinate, norm_dataset
-from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -28,18 +26,17 @@ def totals(cube: xr.DataTree) -> xr.Dataset:
         `accuracy`, sum of correct over sum of samples; `log_loss`, mean over samples in nats; NaN until every
         sample of the shift is evaluated. `samples` (shift).
     """
-    group = norm_dataset(cube, "shifts")
-    over = ("class", "severity")
-    total = group["total"].where(group["total"] > 0, 0).astype(np.float64)
-    whole = total.sum(over)
-    # A class without samples, or a severity that the shift does not have, has nothing to say.
-    correct = group["correct"].where(total > 0, 0).sum(over, skipna=False)
-    loss = (group["log_loss"] * total).where(total > 0, 0).sum(over, skipna=False)
+    counted = shift_faces.over_classes(cube)
+    # A severity that the shift does not have, or without samples, has nothing to say.
+    total = counted["total"].where(counted["total"] > 0, 0.0)
+    whole = total.sum("severity").where(lambda samples: samples > 0)
+    correct = counted["correct"].where(total > 0, 0.0).sum("severity", skipna=False)
+    loss = (counted["log_loss"] * total).where(total > 0, 0.0).sum("severity", skipna=False)
     return xr.Dataset(
         {
-            "accuracy": (correct / whole.where(whole > 0)).transpose("model", "shift"),
-            "log_loss": (loss / whole.where(whole > 0)).transpose("model", "shift"),
-            "samples": whole,
+            "accuracy": (correct / whole).transpose("model", "shift"),
+            "log_loss": (loss / whole).transpose("model", "shift"),
+            "samples": whole.fillna(0.0),
         }
     )
 
@@ -78,27 +75,19 @@ def columns(cube: xr.DataTree, clean: xr.DataArray) -> dict[str, xr.DataArray]:
         )
         found[f"{shift} log-loss"] = clean.copy(data=loss - shifted)
         found[f"{shift} log-loss ratio"] = clean.copy(data=_ratio(loss, shifted))
-        found[f"{shift} effective"] = clean.copy(data=_effective(clean.values, accuracy))
+        found[f"{shift} effective"] = clean.copy(data=effective(clean.values, accuracy))
     return {name: column for name, column in found.items() if not column.isnull().all()}
 
 
 def clean_uncertainty(cube: xr.DataTree, models: list[str]) -> tuple[FloatArray, FloatArray]:
     """Return mean log-loss (nats) and mean largest probability on the clean samples, over models."""
-    nothing = np.full(len(models), np.nan)
-    group = _samples(cube, "clean")
-    if group is None or "logits" not in group:
-        return nothing, nothing.copy()
-    count = int(norm_dataset(cube, "clean")["total"].sum())
-    group = group.isel(sample=slice(0, count))
-    labels = group["label"].values.astype(np.int64)
-    loss, certainty = nothing.copy(), nothing.copy()
-    stored = [str(name) for name in group["model"].values]
-    for position, name in enumerate(models):
-        if name in stored:
-            logits = group["logits"].isel(model=stored.index(name)).transpose("sample", "logit").values
-            logarithm = _log_probabilities(logits)
-            loss[position] = -logarithm[np.arange(count), labels].mean()
-            certainty[position] = np.exp(logarithm.max(axis=1)).mean()
+    loss, certainty = np.full(len(models), np.nan), np.full(len(models), np.nan)
+    samples = cube.children.get("samples")
+    if samples is not None and "clean" in samples.children:
+        there = set(coordinate(samples, "clean", "model")) & set(coordinate(cube, "clean", "model"))
+        known = [position for position, name in enumerate(models) if name in there]
+        found = shift_faces.clean_answers(cube, [models[position] for position in known])
+        loss[known], certainty[known] = found.log_loss.mean(axis=1), found.certainty.mean(axis=1)
     return loss, certainty
 
 
@@ -123,7 +112,7 @@ def shifted_certainty(cube: xr.DataTree, shift: str, models: list[str]) -> Float
     for position, name in enumerate(models):
         if name in stored:
             logits = parent["logits"].isel(model=stored.index(name)).transpose(..., "logit").values
-            result[position] = np.exp(_log_probabilities(logits).max(axis=-1)).mean()
+            result[position] = np.exp(shift_faces.log_probabilities(logits).max(axis=-1)).mean()
     return result
 
 
@@ -143,19 +132,11 @@ def _samples(cube: xr.DataTree, *path: str) -> xr.Dataset | None:
     return node.to_dataset(inherit=False).load() if node is not None else None
 
 
-def _log_probabilities(logits: npt.NDArray[np.float32]) -> FloatArray:
-    z = logits.astype(np.float64)
-    return np.asarray(z - logsumexp(z, axis=-1, keepdims=True))
-
-
 def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
     return np.where(below > 0, above / np.where(below > 0, below, 1), np.nan)
 
 
-def _effective(accuracy: FloatArray, shifted: FloatArray) -> FloatArray:
+def effective(accuracy: FloatArray, shifted: FloatArray) -> FloatArray:
     """Return effective robustness; NaN everywhere where it is not estimable."""
-    try:
-        found = shifts.effective_robustness(accuracy, shifted)
-    except UsageError:
-        return np.full(len(accuracy), np.nan)
-    return np.asarray(found["effective"].values, dtype=np.float64)
+    found = shift_faces.effective_by_shift(accuracy[:, None], shifted[:, None])
+    return np.asarray(found["effective"].values[:, 0], dtype=np.float64)

@@ -13,6 +13,7 @@ import xarray as xr
 from metaeval.analysis.paired import cells_at
 from metaeval.analysis.reading import WORST_CASE, coordinate, norms, wish
 from metaeval.cube.counts import aggregate_norm
+from metaeval.cube.separation import GROUP as INTERCLASS
 from metaeval.errors import UsageError, nearest
 
 Positions = npt.NDArray[np.int64]
@@ -61,8 +62,8 @@ def subset(
     tree: dict[str, xr.Dataset] = {}
     for node in cube.subtree:
         group = node.to_dataset(inherit=False)
-        if node.path == "/" or not group.sizes:
-            continue
+        if node.path == "/" or not group.sizes or (classes and node.path == f"/{INTERCLASS}"):
+            continue  # the nearest other class may be one that is left out
         group = _of_names(group, kept)
         if classes and "label" in group.coords:
             group = _of_classes(cube, node.path, group, _order(names["class"], kept["class"]), kept["class"])

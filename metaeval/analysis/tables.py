@@ -8,10 +8,10 @@ import xarray as xr
 
 from metaeval.analysis import curves
 from metaeval.analysis.paired import only_this_attack
-from metaeval.analysis.reading import WORST_CASE, attacks, norm_dataset, norms, status
+from metaeval.analysis.reading import WORST_CASE, attacks, given_confidence, norm_dataset, norms, status
 
 
-def at_epsilon(cube: xr.DataTree, norm: str, epsilon: float, confidence: float = 0.95) -> xr.Dataset:
+def at_epsilon(cube: xr.DataTree, norm: str, epsilon: float, confidence: float | None = None) -> xr.Dataset:
     """Return everything known of a norm at one epsilon over (model, attack), the worst case first.
 
     Returns
@@ -20,6 +20,7 @@ def at_epsilon(cube: xr.DataTree, norm: str, epsilon: float, confidence: float =
         `accuracy`, `lower`, `upper`, `inferred` (share of samples), `status`, `reason`, `alone` (samples
         that no other attack broke; NaN for the worst case).
     """
+    confidence = given_confidence(cube, confidence)
     face = curves.from_cube(cube, norm, confidence).sel(epsilon=epsilon)
     alone = only_this_attack(cube, norm, epsilon).astype(np.float64)
     return xr.merge(

@@ -10,6 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from metaeval.analysis.paired import outcomes
+from metaeval.analysis.reading import given_seed
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -102,9 +103,10 @@ def from_cube(
     second: tuple[str, float],
     *,
     splits: int = 200,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Transfer:
     """Compare the worst-case rankings of a cube under two (norm, epsilon); models complete under both."""
+    seed = given_seed(cube, seed)
     sides = [outcomes(cube, norm, epsilon) for norm, epsilon in (first, second)]
     complete = [
         {

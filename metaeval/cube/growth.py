@@ -13,6 +13,15 @@ from metaeval.cube.axes import Axes
 from metaeval.cube.layout import EVIDENCE, FORMAT, GROUPS, SHIFT_GROUP, Variable, evidence, group_variables
 from metaeval.cube.shift_axes import ShiftAxes, shift_of
 
+Grown = dict[tuple[str, str], tuple[tuple[int, ...], list[Any] | None]]
+"""Arrays (group, name) that were found or made as the axes say: their shapes, and values of coordinates."""
+
+
+def forget(grown: Grown, group: str) -> None:
+    """Drop what is known of a group, which was removed."""
+    for key in [key for key in grown if key[0] == group]:
+        del grown[key]
+
 
 def sample_groups(axes: Axes) -> list[str]:
     """Return the sample groups that these axes have."""
@@ -49,14 +58,19 @@ def sizes(axes: Axes, group: str) -> dict[str, int]:
     return result
 
 
-def grow(path: Path, axes: Axes) -> None:
+def grow(path: Path, axes: Axes, grown: Grown) -> None:
     """Create and enlarge arrays, and write coordinates, wherever they are not yet as the axes say.
 
     Finished chunks stay where they are: arrays only grow at their ends. Consolidated metadata is deleted
     before anything else changes.
+
+    Parameters
+    ----------
+    grown : Grown
+        What earlier calls left, which is not read again; what this one leaves is added.
     """
     root = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
-    changes = differences(root, axes)
+    changes = differences(root, axes, grown)
     if not changes and root.attrs.get("format") == FORMAT:
         return
     arrays.drop_consolidated(path)
@@ -69,24 +83,44 @@ def grow(path: Path, axes: Axes) -> None:
         expected = arrays.coordinate_attribute(group_variables(group))
         if dict(node.attrs) != expected:
             node.attrs.update(expected)
+        grown.pop((group, name), None)
         _grow_array(node, axes, group, name, described)
+        grown[group, name] = _wanted(axes, group, name, described)
 
 
-def differences(root: zarr.Group, axes: Axes) -> list[tuple[str, str]]:
-    """Return the arrays (group, name) of sample groups whose size or coordinates are not as the axes say."""
-    return [
-        (group, name)
-        for group in sample_groups(axes)
-        for name, described in variables(axes, group).items()
-        if not _is_grown(root, axes, group, name, described)
-    ]
+def differences(root: zarr.Group, axes: Axes, grown: Grown | None = None) -> list[tuple[str, str]]:
+    """Return the arrays (group, name) of sample groups whose size or coordinates are not as the axes say.
+
+    Those that `grown` knows to be so are not read; those that are found so are added to it.
+    """
+    known: Grown = {} if grown is None else grown
+    changes = []
+    for group in sample_groups(axes):
+        for name, described in variables(axes, group).items():
+            wanted = _wanted(axes, group, name, described)
+            if known.get((group, name)) == wanted:
+                continue
+            if _is_grown(root, group, name, wanted):
+                known[group, name] = wanted
+            else:
+                changes.append((group, name))
+    return changes
 
 
-def _is_grown(root: zarr.Group, axes: Axes, group: str, name: str, described: Variable) -> bool:
+def _wanted(
+    axes: Axes, group: str, name: str, described: Variable
+) -> tuple[tuple[int, ...], list[Any] | None]:
+    """Return the shape that an array must have, and its values if it is a coordinate."""
+    return _shape(axes, group, described), _coordinate(axes, group, name) if described.coordinate else None
+
+
+def _is_grown(
+    root: zarr.Group, group: str, name: str, wanted: tuple[tuple[int, ...], list[Any] | None]
+) -> bool:
     array = arrays.attempt(lambda: root[f"{group}/{name}"])
-    if array is None or array.shape != _shape(axes, group, described):
+    if array is None or array.shape != wanted[0]:
         return False
-    return not described.coordinate or _holds(array, _coordinate(axes, group, name))
+    return wanted[1] is None or _holds(array, wanted[1])
 
 
 def _grow_array(node: zarr.Group, axes: Axes, group: str, name: str, described: Variable) -> None:
@@ -109,7 +143,7 @@ def _holds(array: arrays.ZarrArray, values: Any) -> bool:
     return stored is not None and stored.tolist() == np.asarray(values).tolist()
 
 
-def _coordinate(axes: Axes, group: str, name: str) -> Any:
+def _coordinate(axes: Axes, group: str, name: str) -> list[Any]:
     size = sizes(axes, group)
     values: dict[str, Any] = {
         "model": axes.models,

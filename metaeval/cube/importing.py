@@ -15,7 +15,16 @@ import zarr
 
 from metaeval.cube import arrays
 from metaeval.cube.files import read_json
-from metaeval.cube.layout import CUBE, FORMAT, GROUPS, MODELS_DTYPES, STATUS, Attribute, Variable, variable
+from metaeval.cube.layout import (
+    CUBE,
+    FORMAT,
+    GROUPS,
+    MODELS_DTYPES,
+    SAMPLES_SHIFT,
+    SHIFT_GROUP,
+    Variable,
+    variable,
+)
 from metaeval.errors import UsageError
 from metaeval.hashing import hash_array, hash_json
 from metaeval.outcomes import NORMS
@@ -29,12 +38,8 @@ COUNT_STATUS = {
     3: "several_counts_fit",
     4: "total_unknown",
 }
-SHIFT_SAMPLES = "samples/shifts/"
 
 _FIELD = Variable(("field",), "string", "", True)
-_SEVERITY = Variable(("severity",), "int64", -1, True, {"long_name": "0 where the shift has none"})
-_SHIFT = Variable(("shift",), "string", "", True)
-_CODES: dict[str, Attribute] = {"flag_values": list(STATUS.values()), "flag_meanings": " ".join(STATUS)}
 
 
 def _count_status(*dims: str) -> Variable:
@@ -58,26 +63,10 @@ _CLEAN = GROUPS["clean"]
 _SAMPLES = {
     name: GROUPS["samples/clean"][name] for name in ("model", "sample", "label", "sample_id", "prediction")
 }
-_SHIFTED = ("model", "class", "shift", "severity")
-_SHIFTS: dict[str, Variable] = {
-    "model": _CLEAN["model"],
-    "class": _CLEAN["class"],
-    "shift": _SHIFT,
-    "severity": _SEVERITY,
-    "kind": Variable(("shift",), "string", "", True),
-    "accuracy": Variable(_SHIFTED, "float64", float("nan"), attributes={"units": "fraction"}),
-    "correct": Variable(_SHIFTED, "int64", -1),
-    "log_loss": Variable(_SHIFTED, "float64", float("nan"), attributes={"units": "nat"}),
-    "total": Variable(("class", "shift", "severity"), "int64", -1),
-    "count_status": _count_status(*_SHIFTED),
-    "status": Variable(("model", "shift"), "uint8", 0, attributes=_CODES),
-    "reason": Variable(("model", "shift"), "string", ""),
-}
-_SAMPLES_SHIFT: dict[str, Variable] = {
-    **{name: _SAMPLES[name] for name in ("model", "sample", "label", "sample_id")},
-    "severity": _SEVERITY,
-    "clean": Variable(("sample",), "int64", -1, True, {"long_name": "its clean sample, -1 if it has none"}),
-    "prediction": Variable(("model", "severity", "sample"), "int64", -1),
+_SHIFTS = {name: value for name, value in GROUPS["shifts"].items() if name not in ("norm", "settings")}
+_SAMPLES_SHIFT = {
+    name: SAMPLES_SHIFT[name]
+    for name in ("model", "sample", "label", "sample_id", "severity", "clean", "prediction")
 }
 TABLES: dict[str, dict[str, Variable]] = {
     "published": {
@@ -109,7 +98,11 @@ TABLES: dict[str, dict[str, Variable]] = {
         }
         for norm in NORMS
     },
-    "shifts": _SHIFTS,
+    "shifts": {
+        **_SHIFTS,
+        "accuracy": _printed(_SHIFTS["accuracy"]),
+        "count_status": _count_status("model", "class", "shift", "severity"),
+    },
     "samples/clean": _SAMPLES,
 }
 """The groups that an imported cube may have; `/samples/shifts/<name>` are all alike."""
@@ -191,7 +184,7 @@ def _unknown(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def table_of(group: str) -> dict[str, Variable]:
     """Return what the arrays of a group look like."""
-    return _SAMPLES_SHIFT if group.startswith(SHIFT_SAMPLES) else TABLES[group]
+    return _SAMPLES_SHIFT if group.startswith(SHIFT_GROUP) else TABLES[group]
 
 
 def _write_group(
@@ -228,6 +221,15 @@ def provenance_of(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
     content = read_json(Path(directory) / CUBE / "zarr.json")
     said = content.get("attributes", {}).get(IMPORTED) if isinstance(content, dict) else None
     return None if said is None else dict(json.loads(said))
+
+
+def refuse_run(directory: str | os.PathLike[str]) -> None:
+    """Raise a UsageError if a folder holds an imported cube, to which no run can add anything."""
+    if provenance_of(directory) is not None:
+        raise UsageError(
+            f"{directory} holds published results that were imported; a run never adds to them or replaces "
+            "them; choose another output folder (--output) or remove this one"
+        )
 
 
 def damaged(directory: str | os.PathLike[str]) -> list[str]:

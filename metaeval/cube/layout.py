@@ -280,6 +280,11 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "reason": _text("model", "shift", long_name="why the shift is not ok"),
     },
     "measures": _MEASURES,
+    "interclass": {
+        "norm": _text("norm", coordinate=True),
+        "sample": _SAMPLE,
+        "distance": _real("norm", "sample", long_name="to the nearest sample of another class; inf if none"),
+    },
     "samples/clean": _SAMPLES_CLEAN,
     "samples/train": _SAMPLES_CLEAN,
     **{f"samples/{norm}": _SAMPLES_NORM for norm in NORMS},

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from metaeval.cube import arrays
+from metaeval.cube import arrays, growth
 from metaeval.cube.journal import Record, Task, now
 from metaeval.cube.layout import SHARD, SHIFT, SHIFT_GROUP
 from metaeval.cube.selection import Selection
@@ -73,6 +73,7 @@ def ensure_shifts(store: CubeStore, shifts: Mapping[str, ShiftAxes]) -> None:
         if known and merged is None:
             arrays.drop_consolidated(store.path)
             arrays.remove_group(store.path, SHIFT_GROUP + name)
+            growth.forget(store.grown, SHIFT_GROUP + name)
         store.axes.shifts[name] = merged or axes
     store._save_and_grow()
 

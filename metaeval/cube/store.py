@@ -18,6 +18,7 @@ import zarr
 
 from metaeval.cube import arrays, growth
 from metaeval.cube.axes import Axes
+from metaeval.cube.importing import refuse_run
 from metaeval.cube.journal import CLEAN, Journal, Record, Stage, Task, now
 from metaeval.cube.layout import CUBE, EVIDENCE, MODELS_DTYPES, SHARD, variable
 from metaeval.cube.sample_arrays import (
@@ -40,10 +41,7 @@ Attributes = Mapping[str, "str | int | float | Sequence[str] | Mapping[str, Any]
 
 
 class CubeStore:
-    """A cube being written, in one folder: `cube.zarr` and `journal/`.
-
-    Open it with `open_or_create` or `open`.
-    """
+    """A cube being written, in one folder: `cube.zarr` and `journal/`; see `open_or_create` and `open`."""
 
     def __init__(self, directory: Path, axes: Axes) -> None:
         self.directory = directory
@@ -51,6 +49,7 @@ class CubeStore:
         self.journal = Journal(directory / "journal")
         self._axes = axes
         self.arrays = SampleArrays(self.path, axes)
+        self.grown: growth.Grown = {}
 
     @classmethod
     def open_or_create(cls, directory: str | os.PathLike[str]) -> CubeStore:
@@ -61,9 +60,10 @@ class CubeStore:
         Raises
         ------
         UsageError
-            If the folder holds a damaged cube, one of another format version, or one without its journal.
+            If the folder holds a damaged cube, an imported one, or one of another format or without journal.
         """
         directory = Path(directory)
+        refuse_run(directory)
         axes = Axes.load(_axes_path(directory))
         if axes is None and (directory / CUBE).exists():
             raise UsageError(
@@ -377,7 +377,7 @@ class CubeStore:
     def _save_and_grow(self) -> None:
         # First the axes, whole, then the arrays: what a kill interrupts, the next opening finishes.
         self._axes.save(_axes_path(self.directory))
-        growth.grow(self.path, self._axes)
+        growth.grow(self.path, self._axes, self.grown)
         self.arrays.close()
 
     def _write(self, task: Task, values: dict[str, npt.NDArray[Any]], record: Record) -> None:

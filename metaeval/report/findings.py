@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from scipy import stats
 
-from metaeval.analysis import classes, curves, tables, trust
+from metaeval.analysis import classes, curves, interclass, tables, trust
 from metaeval.analysis.leaders import Lead, lead
 from metaeval.analysis.left_out import left_out, short_of_target
 from metaeval.analysis.reading import (
@@ -39,14 +39,8 @@ def findings(cube: xr.DataTree) -> list[str]:
             if found.ranking:
                 sentences += strongest_attack(cube, found)
                 sentences += class_range(cube, found)
-    return [
-        *sentences,
-        *clean(cube),
-        *completeness(cube),
-        *failed_models(cube),
-        *targets(cube),
-        *doubts(cube),
-    ]
+    sentences += [*clean(cube), *(escape(found.sentence()) for found in interclass.from_cube(cube).values())]
+    return [*sentences, *completeness(cube), *failed_models(cube), *targets(cube), *doubts(cube)]
 
 
 def how_sure(cube: xr.DataTree) -> str:

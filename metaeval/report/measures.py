@@ -21,6 +21,8 @@ def measures_section(cube: xr.DataTree) -> str:
     if "measures" not in cube.children:
         return ""
     group = norm_dataset(cube, "measures").transpose("model", "measure", "scope", ...)
+    if "status" not in group:  # values that no run of ours has written
+        return ""
     meanings = str(group["status"].attrs["flag_meanings"]).split()
     codes = [int(code) for code in group["status"].attrs["flag_values"]]
     named = np.array([dict(zip(codes, meanings, strict=True))[int(s)] for s in group["status"].values.flat])

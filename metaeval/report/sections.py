@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from metaeval.analysis import shift_faces, tables, trust
-from metaeval.analysis.reading import attributes, models, norms
+from metaeval.analysis.reading import attributes, imported, models, norms
 from metaeval.report import words
 from metaeval.report.tables import Cell, html_table
 from metaeval.report.words import escape, strong
@@ -103,7 +103,7 @@ def provenance_section(cube: xr.DataTree) -> str:
         parts.append(
             "<h3>Attacks and their settings</h3>" + _frame(frame, "Attacks, settings, what is reduced")
         )
-    if shift_faces.has_shifts(cube):
+    if shift_faces.has_shifts(cube) and imported(cube) is None:  # what is imported was not set here
         frame = shift_faces.settings_table(cube)
         parts.append("<h3>Distribution shifts and their settings</h3>" + _frame(frame, "Shifts and settings"))
     frame = tables.model_table(cube)

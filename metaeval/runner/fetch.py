@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from metaeval.errors import MissingInputError, StudyError
+from metaeval.runner.needed import measured, needed
 from metaeval.runner.prepare import plan_attacks, prepare, with_weights
 from metaeval.sources.data import open_data
 from metaeval.sources.needs import Need, needs
@@ -48,7 +49,7 @@ def fetch(study: Study, *, quiet: bool = False) -> list[Fetched]:
     _, wrong = plan_attacks(study, classes=None, shape=None)
     if wrong:  # nothing is fetched for a study that cannot run
         raise StudyError(wrong)
-    wanted = needs(study)
+    wanted = needed(study)
     results = [_bring(need, quiet=quiet) for need in wanted]
     absent = {need.kind for need, result in zip(wanted, results, strict=True) if result.state == MISSING}
     if not absent:
@@ -56,6 +57,13 @@ def fetch(study: Study, *, quiet: bool = False) -> list[Fetched]:
     elif "data" not in absent:
         open_data(study, study.data.split)
     return results
+
+
+def fetch_measured(study: Study, *, quiet: bool = False) -> None:
+    """Bring the training data that only measures look at; where they cannot be had, the measures say so."""
+    for need in measured(study):
+        if not need.have:
+            _bring(need, quiet=quiet)
 
 
 def fetch_data(study: Study, *, quiet: bool = False) -> None:

@@ -17,6 +17,7 @@ from metaeval.cube.measures import read_record
 from metaeval.runner.cache import is_trained, known_failure
 from metaeval.runner.devices import fitting_threads
 from metaeval.runner.measure_plan import training_count
+from metaeval.runner.needed import measured
 from metaeval.runner.prepare import Prepared
 from metaeval.runner.progress import duration
 from metaeval.runner.shift_forecast import HEADER, is_recorded, shift_cells, shift_rows
@@ -69,8 +70,8 @@ class ModelForecast:
 class Forecast:
     """What a study will cost on this machine.
 
-    `missing` names the weights that a run fetches first, `notes` what else is to be known; kept adversarials
-    take up to `evidence_bytes`.
+    `missing` names what a run fetches first or does without, `notes` what else is to be known; kept
+    adversarials take up to `evidence_bytes`.
     """
 
     study: str
@@ -240,6 +241,10 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         if entry.is_missing
         for file in entry.downloads
         if not file.path.is_file()
+    ) + tuple(
+        f"training data for measures: {need.problem().message}"
+        for need in measured(prepared.study)
+        if not need.have
     )
     return Forecast(
         prepared.study.study.name,

@@ -12,10 +12,10 @@ from typing import Any
 from metaeval.attacks import catalogue
 from metaeval.attacks.presets import OWN, PRESETS, stages_of
 from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
+from metaeval.runner import needed
 from metaeval.runner.applicable import inapplicable
 from metaeval.runner.measure_plan import plan_measures
 from metaeval.runner.shift_plan import ShiftPlan, ShiftTask, plan_shifts, shift_tasks
-from metaeval.sources import needs
 from metaeval.sources.data import Dataset, Samples, copies, open_data, open_training_data, take
 from metaeval.sources.models import ModelEntry, expand_models
 from metaeval.sources.models.robustbench import left_out
@@ -133,7 +133,7 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
         },
     )
     if problems and missing and not attack_problems:
-        absent = needs.missing(study)  # also what would have been looked for later
+        absent = needed.missing(study)  # also what would have been looked for later
         keys = {problem.key for problem in absent}
         problems = [*absent, *(problem for problem in problems if problem.key not in keys)]
         raise StudyError(problems, missing=True)
@@ -146,8 +146,8 @@ def prepare(study: Study, *, only: str | None = None, limit: int | None = None) 
     )
     prepared = Prepared(study, plan, samples, tuple(entries), only, shifts)
     if only and not any(prepared.asked(model) for model in plan.models):
-        named = "model/norm/attack"
-        named += ", model/shift/name" * bool(shifts) + ", model/measures/name" * bool(measures)
+        asked = {"norm/attack": True, "shift/name": bool(shifts), "measures/name": bool(measures)}
+        named = " or ".join(f"model/{name}" for name, there in asked.items() if there)
         raise UsageError(f"--only {only!r} matches no task; tasks are named {named}")
     return prepared
 

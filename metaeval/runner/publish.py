@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from metaeval.attacks import catalogue
+from metaeval.cube import separation
 from metaeval.cube.aggregate import rebuild
 from metaeval.cube.layout import SHIFT
 from metaeval.cube.locks import Lock
@@ -83,6 +84,14 @@ def publish(
         rebuild(store, _selection(prepared, loaded, identities, measures))
     hashes = {"study": study_hash(study), "samples": hash_json(list(prepared.samples.hashes))}
     write_lock(store.directory, study, hashes)
+
+
+def publish_distances(store: CubeStore, prepared: Prepared) -> None:
+    """Write how far apart the samples of different classes lie in the norms of the study's attacks."""
+    norms = list(dict.fromkeys(attack.norm for attack in prepared.plan.attacks))
+    samples = prepared.samples
+    with Lock(store.directory, "layout", wait=LOCK_WAIT):
+        separation.write(store, samples.x, samples.y, norms, hash_json(list(samples.hashes)))
 
 
 def describe_device(device: torch.device) -> str:

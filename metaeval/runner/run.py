@@ -7,13 +7,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metaeval.cube.importing import refuse_run
 from metaeval.cube.locks import Lock
 from metaeval.cube.store import CubeStore
 from metaeval.errors import MissingInputError, StudyError
 from metaeval.runner.devices import choose_device
-from metaeval.runner.fetch import fetch_data
+from metaeval.runner.fetch import fetch_data, fetch_measured
 from metaeval.runner.job import Job, Summary
 from metaeval.runner.prepare import prepare, with_weights
+from metaeval.runner.publish import publish_distances
 from metaeval.runner.records import log_event
 from metaeval.study.schema import Study
 
@@ -63,6 +65,8 @@ def run_study(
         If another run works on the same cube.
     """
     started = time.monotonic()
+    directory = Path(output) if output else study.output
+    refuse_run(directory)  # before anything is fetched
     try:
         prepared = prepare(study, only=only, limit=limit)
     except StudyError as error:
@@ -70,14 +74,15 @@ def run_study(
             raise
         fetch_data(study, quiet=quiet)
         prepared = prepare(study, only=only, limit=limit)
+    fetch_measured(study, quiet=quiet)
     prepared = with_weights(prepared, quiet=quiet)
     for line in () if quiet else prepared.notes:
         print(line, file=sys.stderr)
-    directory = Path(output) if output else study.output
     directory.mkdir(parents=True, exist_ok=True)
     with Lock(directory, "run"):
         job = Job(prepared, CubeStore.open_or_create(directory), choose_device(device), batch_size, verbose)
         job.run(quiet=quiet)
+        publish_distances(job.store, prepared)
         job.summary.seconds = time.monotonic() - started
         log_event(directory, "end", summary=job.summary.as_dict())
     return job.summary

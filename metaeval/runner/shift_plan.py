@@ -85,7 +85,7 @@ def plan_shifts(study: Study, samples: Samples, *, limit: int | None) -> tuple[S
         With every problem found.
     """
     problems: list[Problem] = []
-    missing = True
+    missing = False
     for i, table in enumerate(study.shifts):
         if isinstance(table, AttackedShift):
             problems += _attack_problems(study, i, table, samples)
@@ -95,7 +95,7 @@ def plan_shifts(study: Study, samples: Samples, *, limit: int | None) -> tuple[S
         missing = error.exit_code == 4 and not problems
         problems += error.problems
     if problems:
-        raise StudyError(problems, missing=missing and bool(study.shifts))
+        raise StudyError(problems, missing=missing)
     return tuple(_planned(shift, study, len(samples.class_names)) for shift in shifts)
 
 

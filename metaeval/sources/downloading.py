@@ -16,7 +16,12 @@ from metaeval.sources.files import hash_of
 TIMEOUT = 60  # seconds without a byte
 BLOCK = 2**20
 AGENT = "metaeval"  # some servers refuse Python's own
-MAGIC = {".zip": b"PK", ".gz": b"\x1f\x8b", ".mat": b"MATLAB"}  # how files begin, by their ending
+MAGIC = {
+    ".zip": b"PK",
+    ".gz": b"\x1f\x8b",
+    ".mat": b"MATLAB",
+    ".npy": b"\x93NUMPY",
+}  # how files begin, by their ending
 
 
 def is_offline() -> bool:

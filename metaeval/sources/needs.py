@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ Note = Callable[[str], None]
 CONTRIBUTORS = (
     "metaeval.sources.data.needs:data_needs",
     "metaeval.sources.models.needs:model_needs",
+    "metaeval.sources.shifts.needs:shift_needs",
 )
 
 
@@ -66,7 +67,7 @@ class Need:
         if self.fetch and not reason:
             parts.append(f"`metaeval fetch {self.at.file}` brings it")
         message = "; ".join(part for part in (*parts, self.by_hand) if part)
-        return Problem(self.at.file, self.at.line, self.at.column, self.at.key, message)
+        return replace(self.at, message=message)
 
 
 def needs(study: Study) -> list[Need]:
@@ -79,11 +80,6 @@ def needs(study: Study) -> list[Need]:
     """
     found = [need for contributor in CONTRIBUTORS for need in registry.resolve(contributor)(study)]
     return list({need.place: need for need in reversed(found)}.values())[::-1]
-
-
-def missing(study: Study) -> list[Problem]:
-    """Return what a study needs and is not there, each at the place where the study names it."""
-    return [need.problem() for need in needs(study) if not need.have]
 
 
 def downloaded(address: str, place: Path, md5: str = "") -> Callable[[Note], None]:

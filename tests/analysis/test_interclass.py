@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaeval.analysis import interclass
+from metaeval.analysis.subset import subset
+from metaeval.cube import separation
 from metaeval.errors import UsageError
+from metaeval.report.findings import findings
 
 MNIST = Path(os.environ["METAEVAL_SHARED_DATA"]) / "mnist.npz"
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
@@ -41,7 +44,7 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     x, y = random.random((83, 6)), np.array(list("abc"))[random.integers(0, 3, 83)]
     whole = interclass.distances(x, y)
-    monkeypatch.setattr(interclass, "BLOCK", 10)
+    monkeypatch.setattr(separation, "BLOCK", 10)
     np.testing.assert_array_equal(interclass.distances(x, y), whole)
 
 
@@ -79,7 +82,7 @@ def test_summary_and_words() -> None:
     assert (found.touching, found.exceeding) == ((0.1, 0.15), (0.2, 0.5))
     words = found.sentence()
     assert "at least 0.2 apart in linf (n = 5; 2 samples with distance 0 left out" in words
-    assert "epsilon 0.2, 0.5 reaches it; 0.1, 0.15 reaches half of it" in words
+    assert "epsilons 0.2, 0.5 reach it; epsilons 0.1, 0.15 reach half of it, 0.1, where balls" in words
     assert "no epsilon of the study reaches it" in interclass.summary(d, "l2").sentence()
     one_class = interclass.summary(interclass.distances(np.eye(3), [1, 1, 1]), "l2", [0.1])
     assert np.isnan(one_class.smallest)
@@ -95,6 +98,13 @@ def test_cube_face() -> None:
     found = interclass.from_cube(cube)["linf"]
     assert found.exceeding == (4 / 255,)
     assert found.touching == (2 / 255,)
+    (said,) = [sentence for sentence in findings(cube) if "Classes lie at least" in sentence]
+    assert "0.01 apart in linf" in said
+    names = {dim: [str(cube["clean"][dim].values[0])] for dim in ("class", "model")}
+    assert "interclass" not in subset(cube, classes=names["class"]).children
+    assert "interclass" in subset(cube, models=names["model"]).children
+    cube["interclass"] = type(cube)(stored.assign_coords(norm=text(["l1"])))
+    assert interclass.from_cube(cube) == {}  # no epsilon of the study is of this norm
 
 
 def test_refusals() -> None:

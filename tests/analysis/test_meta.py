@@ -58,7 +58,18 @@ def test_vaccine_trials() -> None:
 
 def test_meta_regression_on_latitude() -> None:
     found = meta.random_effects(Y, V, LATITUDE, test="z")
-    assert found.tau2 == pytest.approx(0.0764, abs=1e-4)  # printed as .0764, here .07635
+    assert found.tau2 == pytest.approx(0.07634796, abs=1e-7)
+    assert found.i2 == pytest.approx(68.39, abs=5e-3)
+    assert found.h2 == pytest.approx(3.16, abs=5e-3)
+    # metafor prints .0764: its Fisher scoring starts at the HE estimate and stops at a step below 1e-5.
+    tau2, step = meta.random_effects(Y, V, LATITUDE, method="HE").tau2, 1.0
+    x = np.column_stack([np.ones(len(Y)), LATITUDE])
+    while abs(step) > 1e-5:
+        weights = np.diag(1 / (V + tau2))
+        p = weights - weights @ x @ np.linalg.solve(x.T @ weights @ x, x.T @ weights)
+        step = (Y @ p @ p @ Y - np.trace(p)) / np.trace(p @ p)
+        tau2 += step
+    assert tau2 == pytest.approx(0.0764, abs=5e-5)
     assert found.estimate == pytest.approx([0.2515, -0.0291], abs=5e-5)
     assert found.standard_error == pytest.approx([0.2491, 0.0072], abs=5e-5)
     assert found.q == pytest.approx(30.7331, abs=5e-5)

@@ -33,11 +33,20 @@ def cube_with(measures: dict[str, tuple[str, int, np.ndarray]], families: int = 
     cube["models"] = xr.DataTree(table)
     if measures:
         values = np.stack([v for _, _, v in measures.values()], axis=1)[..., None]
+        dims, nothing = ("model", "measure", "scope"), np.full(values.shape, "", dtype=object)
+        ok = {"flag_values": [0, 1], "flag_meanings": "pending ok"}
+        described = ("definition", "settings", "caveats", "citation")
         cube["measures"] = xr.DataTree(
             xr.Dataset(
                 {
-                    "value": (("model", "measure", "scope"), values),
-                    "standard_error": (("model", "measure", "scope"), np.full(values.shape, 0.1)),
+                    "value": (dims, values),
+                    "standard_error": (dims, np.full(values.shape, 0.1)),
+                    "lower": (dims, np.full(values.shape, np.nan)),
+                    "upper": (dims, np.full(values.shape, np.nan)),
+                    "status": (dims, np.ones(values.shape, dtype=np.uint8), ok),
+                    "reason": (dims, nothing),
+                    "note": (dims, nothing),
+                    **{key: ("measure", text(measures)) for key in described},
                 },
                 {
                     "model": text(NAMES),

@@ -111,3 +111,17 @@ def test_classes_and_severities_without_samples_do_not_count() -> None:
     certainty = softmax(first, -1).max(-1).mean(-1)
     np.testing.assert_allclose(shift_notions.shifted_certainty(cube, "fog", MODELS), certainty, rtol=1e-5)
     assert not np.allclose(one["accuracy"], whole["accuracy"])
+
+
+def test_answers_that_are_not_the_study_s_are_not_shown() -> None:
+    cube, clean, _, label = shifted_cube()
+    counts = cube["clean"].to_dataset()
+    counts["correct"][1, 2] = -1
+    cube["clean"] = xr.DataTree(counts)
+    loss, certainty = shift_notions.clean_uncertainty(cube, ["m1", "m0", "absent"])
+    assert np.isnan(loss[[0, 2]]).all()
+    assert np.isnan(certainty[[0, 2]]).all()
+    probabilities = softmax(clean[0].astype(float), axis=1)
+    np.testing.assert_allclose(
+        (loss[1], certainty[1]), (log_loss(label, probabilities), probabilities.max(1).mean())
+    )

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from cube_builder import build_store
 from sklearn.metrics import log_loss
 
+from metaeval.cube import growth
 from metaeval.cube.aggregate import rebuild
 from metaeval.cube.layout import SHIFT, STATUS
 from metaeval.cube.opening import open_cube
@@ -202,6 +204,36 @@ def test_other_samples_replace_the_stored_ones(store: CubeStore) -> None:
     dataset = open_cube(store.directory)["shifts"].sel(shift="new.1")
     assert np.isnan(dataset["accuracy"]).all()
     assert open_cube(store.directory)["samples/shifts/new.1"].sizes["sample"] == 20
+
+
+def test_growth_reads_only_what_may_have_changed(store: CubeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[list[object]] = []
+
+    def holds(array: zarr.Array, values: list[object]) -> bool:
+        read.append(values)
+        return real(array, values)
+
+    real = growth._holds
+    monkeypatch.setattr(growth, "_holds", holds)
+    opened = CubeStore.open_or_create(store.directory)
+    assert [f"{i + 10**6:032x}" for i in range(50)] in read  # all is checked once
+    read.clear()
+    opened.ensure_models(opened.models)
+    ensure_shifts(opened, {"fog": paired(SAMPLES, [3, 1]), "new.1": other_set()})
+    assert read == []
+    ensure_shifts(opened, {"fog": paired(SAMPLES, [3, 1, 5]), "new.1": other_set(30)})
+    opened.ensure_models(["z"])
+    changed = replace(other_set(), hashes=[f"{i:032x}" for i in range(50)])
+    ensure_shifts(opened, {"new.1": changed})
+    assert read == []  # what grows is written, whatever is there
+    assert growth.differences(zarr.open_group(opened.path, mode="r"), opened.axes) == []
+    group = zarr.open_group(opened.path, mode="r")["samples/shifts/new.1"]
+    assert group["input_hash"][...].tolist() == changed.hashes
+    assert group["model"][...].tolist()[-1] == "z"
+    # Another process' growth, or damage, is found by the next opening.
+    zarr.open_array(opened.path, path="samples/shifts/fog/label", mode="r+")[3] = 2
+    again = CubeStore.open_or_create(store.directory)
+    assert growth.differences(zarr.open_group(again.path, mode="r"), again.axes) == []
 
 
 def test_attacked_copies_have_distances(store: CubeStore) -> None:

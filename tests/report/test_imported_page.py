@@ -17,11 +17,12 @@ import xarray as xr
 from handmade_cube import handmade_cube
 from scipy import stats
 
-from metaeval.analysis import published
+from metaeval.analysis import notions, predictors, published
 from metaeval.analysis.paired import holm
 from metaeval.analysis.reading import counted_norms, sampled_norms
 from metaeval.cube import importing
 from metaeval.cube.opening import open_cube
+from metaeval.errors import UsageError
 from metaeval.report import page
 from metaeval.report.figures import Figure, make_figures
 from metaeval.sources.published import predictions, robustbench, table
@@ -70,10 +71,10 @@ def figures_of(cube: xr.DataTree) -> dict[str, Figure]:
 
 def test_every_page_is_whole(cubes: dict[str, xr.DataTree], pages: dict[str, str]) -> None:
     shown = {
-        "linf": {"published-best-known-accuracy", "published-autoattack-accuracy"},
+        "linf": {"published-best-known-accuracy", "published-autoattack-accuracy", "predictors"},
         "predictions": {"clean", "class-accuracy", "shifts", "effective-robustness", "paired"},
         "classes": {"curves-linf", "classes-linf", "drops-linf"},
-        "stages": {"parameters", "cascade-linf-0"},
+        "stages": {"parameters", "cascade-linf-0", "predictors"},
         "testbed": {"shifts", "effective-robustness"},
     }
     for name, cube in cubes.items():
@@ -260,3 +261,34 @@ def test_a_browser_draws_every_chart(
             marks = chromium.run("return document.querySelectorAll('.mark-symbol path').length")
             assert marks >= (2 * 99 if name == "linf" else 30)
             assert not [entry for entry in chromium.logs("browser") if entry["level"] == "SEVERE"]
+
+
+def test_properties_and_robustness_of_published_models(cubes: dict[str, xr.DataTree]) -> None:
+    cube = cubes["linf"]
+    table = cube["models"].to_dataset()
+    wide = table["architecture"].values == "WideResNet-70-16"
+    assert wide.any()
+    assert set(table["depth"].values[wide]) == {70}
+    assert set(table["width"].values[wide]) == {16}
+    robust, properties = notions.robustness(cube), notions.measures(cube)
+    assert list(robust["notion"].values) == [f"linf 8/255 {kind}" for kind in ("accuracy", "gap", "relative")]
+    assert int(robust.notnull().sum("model")[0]) == 93  # six are of another epsilon
+    assert {"year", "depth", "width", "additional_data"} <= set(properties["measure"].values)
+    assert "unreliable" not in properties["measure"].values
+    found = notions.correlations(cube).sel(measure="width", notion="linf 8/255 accuracy")
+    known = np.isfinite(properties.sel(measure="width").values) & np.isfinite(robust.values[:, 0])
+    columns = (properties.sel(measure=["width", "clean accuracy"]).values, robust.values[:, :1])
+    ranks = [stats.rankdata(column[known]) for column in np.hstack(columns).T]
+    expected = np.linalg.inv(np.corrcoef(ranks))
+    assert float(found["partial"]) == pytest.approx(
+        -expected[0, 2] / np.sqrt(expected[0, 0] * expected[2, 2])
+    )
+    assert predictors.reliability(cube) == {}
+    with pytest.raises(UsageError, match="hyper-parameter"):
+        predictors.generalization(cube, "linf 8/255 accuracy")
+    said = figures_of(cube)["predictors"]
+    assert "93 of 99 models in 64 families" in said.covers
+    assert "year goes with all 3 notions" in said.finding
+    shifted = predictors.reliability(cubes["predictions"])
+    assert set(shifted) == {"v4 accuracy", "v6 accuracy"}
+    assert 0 < shifted["v4 accuracy"] < 1

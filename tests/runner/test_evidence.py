@@ -317,7 +317,8 @@ def test_a_trained_model_is_taken_from_the_cache_and_never_trained_to_verify(
     small: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("METAEVAL_CACHE_DIR", str(small.folder / "cache"))
-    table = '[[models]]\nsource = "train"\nname = "trained"\narchitecture = "mlp"\nwidth = 8\nepochs = 1'
+    table = '[[models]]\nsource = "train"\nname = "trained"\narchitecture = "mlp"\nwidth = 8\nepochs = 100\n'
+    table += "learning_rate = 0.05"
     study = load_study(small.write(tables=table))
     text = study.path.read_text().replace("samples = ", 'train_split = "test"\nsamples = ')
     study.path.write_text(text)

@@ -24,6 +24,7 @@ name = "same"
 [data]
 source = "npz"
 path = "data.npz"
+class_names = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 samples = {samples}
 
 [[models]]

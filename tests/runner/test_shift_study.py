@@ -16,6 +16,7 @@ import xarray as xr
 from counted import Counted, counted_folder
 
 import metaeval
+from metaeval.analysis import interclass
 from metaeval.cube.status import status
 from metaeval.cube.verify import verify
 from metaeval.errors import StudyError, UsageError
@@ -82,6 +83,9 @@ def test_answers_are_the_model_s_own(place: Counted) -> None:
     assert summary.computed == 2 * (4 + 1)
     prepared = prepare(load_study(place.folder / "study.toml"))
     samples = prepared.samples
+    for norm in map(str, cube["interclass"]["norm"].values):
+        apart = interclass.distances(samples.x, samples.y, norm)
+        np.testing.assert_array_equal(cube["interclass"]["distance"].sel(norm=norm), apart)
     for entry in prepared.entries:
         module = load_model(entry).module.eval()
         stored = cube["samples/shifts/fog"].sel(model=entry.name)
@@ -282,5 +286,6 @@ def test_limits_patterns_and_plans(place: Counted) -> None:
 )
 def test_attacks_that_cannot_be(place: Counted, table: str, message: str) -> None:
     path = place.write({"one": ""}, extra=f'\n[[shifts]]\nsource = "attacked"\n{table}\n')
-    with pytest.raises(StudyError, match=message):
+    with pytest.raises(StudyError, match=message) as raised:
         prepare(load_study(path))
+    assert raised.value.exit_code == 2

@@ -57,8 +57,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.break_off is not None:
             part = part[: self.server.break_off]
             self.close_connection = True
+        self.server.sent.append((path, len(part)))  # before the client can have it
         self.wfile.write(part)
-        self.server.sent.append((path, len(part)))
 
     def log_message(self, *arguments: Any) -> None:
         pass

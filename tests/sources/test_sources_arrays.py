@@ -184,3 +184,25 @@ def test_other_files_are_refused(write_study: Any, problems: Any, tmp_path: Path
     study = write_study('source = "npz"\npath = "absent.npz"')
     (problem,) = problems(study, lambda: open_data(study, "test"), exit_code=4)
     assert problem == f"data.path: there is no file {tmp_path / 'absent.npz'}"
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.uint8(3), LABELS, "data.x: 'x_test' is a single number, no array of inputs"),
+        (
+            np.zeros((12, 0)),
+            LABELS,
+            "data.x: inputs without any number: 'x_test' is float64 with shape (12, 0)",
+        ),
+        # Never a list of all the labels up to there.
+        (IMAGES, LABELS + (LABELS == 2) * 10**15, "data.y: no sample has the label 2, 3, 4, 5, 6, ..., but"),
+    ],
+)
+def test_degenerate_arrays_are_refused(
+    write_study: Any, problems: Any, tmp_path: Path, x: np.ndarray, y: np.ndarray, message: str
+) -> None:
+    np.savez(tmp_path / "d.npz", x_test=x, y_test=y)
+    study = write_study('source = "npz"\npath = "d.npz"')
+    (problem,) = problems(study, lambda: open_data(study, "test"))
+    assert problem.startswith(message)

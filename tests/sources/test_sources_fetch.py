@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import shutil
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from served import Server, serving
 from small_sets import SmallSet, md5, write
 
 from metaeval.cli import main
 from metaeval.errors import StudyError
 from metaeval.runner.fetch import fetch_data
+from metaeval.runner.needed import missing
 from metaeval.sources.data import open_data
 from metaeval.sources.data.standards import STANDARDS, Archive
 from metaeval.sources.models.architectures import mlp
-from metaeval.sources.needs import Need, missing, needs
+from metaeval.sources.needs import Need, needs
+from metaeval.sources.shifts import needs as shift_needs
 from metaeval.study import load_study
 
 ROOT = Path(__file__).parents[2]
@@ -309,3 +314,172 @@ def test_the_study_of_five_published_models_says_what_is_missing(
             assert str(tmp_path / "cache" / "robustbench" / "cifar10" / "Linf" / f"{name}.pt") in said
             assert "https://drive.usercontent.google.com/download?id=" in said
     assert not (tmp_path / "reports").exists()
+
+
+SHIFTED = """
+schema_version = 1
+[study]
+name = "shifted"
+[data]
+source = "npz"
+path = "d.npz"
+[[models]]
+source = "checkpoint"
+architecture = "mlp"
+weights = "w.safetensors"
+expect = false
+[[threat_models]]
+norm = "linf"
+epsilons = [0, 0.01]
+attacks = ["apgd-ce"]
+[[shifts]]
+source = "cifar10-c"
+names = ["fog", "snow"]
+severities = [1, 5]
+[[shifts]]
+source = "cifar10.1"
+[[shifts]]
+source = "data"
+name = "own"
+data = { source = "npz", path = "own.npz" }
+"""
+
+
+@pytest.fixture
+def shifted(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a study of two published shifts on a server and one of the user's own."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "d.npz", x_test=x, y_test=y)
+    torch.manual_seed(0)
+    save_file(mlp((3, 32, 32), 10).state_dict(), tmp_path / "w.safetensors")
+    arrays = {
+        "CIFAR-10-C/labels": np.tile(y, 5),
+        **{f"CIFAR-10-C/{name}": np.tile(x, (5, 1, 1, 1)) for name in ("fog", "snow", "frost")},
+        "cifar10.1_v6_data": x[:7],
+        "cifar10.1_v6_labels": y[:7],
+    }
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            server.files[f"/{name}.npy"] = content.getvalue()
+            info = tarfile.TarInfo(f"{name}.npy")
+            info.size = len(content.getvalue())
+            tar.addfile(info, io.BytesIO(content.getvalue()))
+    server.files["/c.tar"] = packed.getvalue()
+    archive = Archive("CIFAR-10-C.tar", server.url("c.tar"), md5(packed.getvalue()))
+    monkeypatch.setitem(shift_needs.ARCHIVES, "cifar10-c", archive)
+    monkeypatch.setattr(shift_needs, "CIFAR101", server.url(""))
+    study = tmp_path / "shifted.toml"
+    study.write_text(SHIFTED)
+    return study
+
+
+def test_files_of_shifts_are_named_and_fetched(
+    metaeval: Callable[..., Ran], server: Server, shifted: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "cache" / "data"
+    places = [
+        *(data / "CIFAR-10-C" / f"{name}.npy" for name in ("labels", "fog", "snow")),
+        *(data / "cifar10.1" / f"cifar10.1_v6_{name}.npy" for name in ("data", "labels")),
+        tmp_path / "own.npz",
+    ]
+    for command in (["check"], ["plan"], ["run", "--offline"], ["fetch", "--offline"]):
+        result = metaeval(command[0], str(shifted), *command[1:])
+        assert result.code == 4
+        assert [place for place in places if str(place) not in result.out + result.err] == []
+    said = metaeval("check", str(shifted)).err
+    assert f"{shifted}:18:1: shifts[0].source: shift cifar10-c labels: {places[0]} is missing" in said
+    assert server.sent == []
+    result = metaeval("fetch", str(shifted), "--json")
+    assert result.code == 4
+    assert [row["state"] for row in json.loads(result.out)] == ["have"] * 2 + ["fetched"] * 5 + ["missing"]
+    assert [path for path, _ in server.sent].count("/c.tar") == 1
+    assert not (data / "CIFAR-10-C" / "frost.npy").exists()
+    np.savez(tmp_path / "own.npz", x_test=np.zeros((2, 32, 32, 3)), y_test=[0, 1])
+    assert metaeval("fetch", str(shifted), "--offline").code == 0
+    assert "1 models, 1 attacks, 4 shifts, 20 samples" in metaeval("check", str(shifted)).out
+    result = metaeval("run", str(shifted), "--offline", "-q", "--limit", "5")
+    assert result.code == 0, result.err
+
+
+def test_an_archive_of_corruptions_put_there_by_hand_is_checked(
+    metaeval: Callable[..., Ran], server: Server, shifted: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "cache" / "data" / "CIFAR-10-C.tar"
+    archive.parent.mkdir(parents=True)
+    good = server.files["/c.tar"]
+    for content, reason in ((good[:20000], "its md5 is "), (b"<html>", "its md5 is ")):
+        archive.write_bytes(content)
+        result = metaeval("fetch", str(shifted), "--offline")
+        assert result.code == 4
+        assert reason in result.out
+        assert not list((archive.parent / "CIFAR-10-C").glob("*"))
+    archive.write_bytes(good)
+    result = metaeval("fetch", str(shifted), "--offline", "--json")
+    assert [row["state"] for row in json.loads(result.out)][2:5] == ["fetched"] * 3
+
+
+def test_imagenet_c_says_which_folders_are_missing(
+    metaeval: Callable[..., Ran], shifted: Path, tmp_path: Path
+) -> None:
+    table = 'source = "imagenet-c"\nnames = ["fog"]\nseverities = [2, 3]\npath = "c"\n'
+    shifted.write_text(SHIFTED[: SHIFTED.index("[[shifts]]")] + f"[[shifts]]\n{table}")
+    (tmp_path / "c" / "fog" / "2").mkdir(parents=True)
+    result = metaeval("fetch", str(shifted), "--offline")
+    assert result.code == 4
+    assert [line.split()[:6] for line in result.out.splitlines()[3:]] == [
+        ["shift", "fog", "severity", "2", "have", str(tmp_path / "c/fog/2")],
+        ["shift", "fog", "severity", "3", "missing", str(tmp_path / "c/fog/3")],
+    ]
+    assert "https://zenodo.org/records/2235448" in result.out
+
+
+def test_the_training_split_is_needed_by_measures_of_it(
+    metaeval: Callable[..., Ran], server: Server, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models that come trained, on a set whose splits are different files."""
+    small = SmallSet("mnist", COUNTS, monkeypatch)
+    parts = {}
+    for name, split in STANDARDS["mnist"].splits.items():
+        changed = []
+        for part in split.parts:
+            packed = small.packed[part.archive.path]
+            server.files[f"/{part.archive.path}"] = packed
+            archive = replace(part.archive, address=server.url(part.archive.path), md5=md5(packed))
+            changed.append(replace(part, archive=archive))
+        parts[name] = replace(split, parts=tuple(changed))
+    monkeypatch.setitem(STANDARDS, "mnist", replace(STANDARDS["mnist"], splits=parts))
+    torch.manual_seed(0)
+    weights = save(mlp((1, 28, 28), 10).state_dict())
+    server.files["/w.safetensors"] = weights
+    text = STUDY.format(
+        weights=server.url("w.safetensors"), sha256=hashlib.sha256(weights).hexdigest()
+    ).replace("cifar10", "mnist")
+    elsewhere.study.write_text(text)
+    rows = json.loads(metaeval("fetch", str(elsewhere.study), "--offline", "--json").out)
+    assert len(rows) == 3
+    elsewhere.study.write_text(text + '[measures]\nnames = ["predictive_entropy"]\n')
+    rows = json.loads(metaeval("fetch", str(elsewhere.study), "--offline", "--json").out)
+    assert len(rows) == 3
+    elsewhere.study.write_text(text + '[measures]\nnames = ["fisher_rao"]\n')
+    rows = json.loads(metaeval("fetch", str(elsewhere.study), "--offline", "--json").out)
+    assert sorted(Path(row["place"]).name for row in rows if "mnist" in row["what"]) == [
+        "t10k-images-idx3-ubyte.gz",
+        "t10k-labels-idx1-ubyte.gz",
+        "train-images-idx3-ubyte.gz",
+        "train-labels-idx1-ubyte.gz",
+    ]
+    # The evaluated split alone: the plan names the rest, and a run brings it.
+    elsewhere.study.write_text(text)
+    assert metaeval("fetch", str(elsewhere.study)).code == 0
+    elsewhere.study.write_text(text + '[measures]\nnames = ["fisher_rao"]\n')
+    for command in ("check", "plan"):
+        result = metaeval(command, str(elsewhere.study))
+        assert result.code == 4
+        assert "train-images-idx3-ubyte.gz is missing" in result.out + result.err
+    result = metaeval("run", str(elsewhere.study), "-q")
+    assert result.code == 0, result.err
+    assert metaeval("check", str(elsewhere.study)).code == 0

@@ -253,3 +253,8 @@ def test_every_problem_is_reported_at_once(folder: Path) -> None:
     said = problem(folder, 'source = "cifar10-c"\npath = "c"', 'source = "callable"\ntransform = "nowhere:f"')
     assert "shifts[0].path" in said
     assert "shifts[1].transform" in said
+
+
+def test_what_is_no_function_is_refused(folder: Path) -> None:
+    table = 'source = "callable"\ntransform = "json:decoder"'
+    assert "json:decoder is a module, which cannot be called" in problem(folder, table)

@@ -101,6 +101,11 @@ BAD_TABLES = {
         'label = "lable"',
         "data.label: unknown column of d.csv 'lable'; allowed: a, b, label",
     ),
+    "labels as inputs": (
+        GOOD,
+        'features = ["a", "label"]',
+        "data.features: 'label' is the column of labels, which models must not see",
+    ),
     "no column": (GOOD, 'features = ["a", "c"]', "data.features[1]: unknown column of d.csv 'c'"),
     "missing label": (
         GOOD.replace("3,1,0", "3,1,"),

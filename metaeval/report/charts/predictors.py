@@ -10,7 +10,7 @@ import xarray as xr
 
 from metaeval.analysis import claims, notions, predictors
 from metaeval.analysis.correlation import FAMILIES_NEEDED
-from metaeval.analysis.reading import imported, models
+from metaeval.analysis.reading import models
 from metaeval.errors import UsageError
 from metaeval.report import words
 from metaeval.report.charts import style
@@ -27,11 +27,8 @@ SHIFTED = re.compile(r"\((?!clean\)|train\)|model\)).*\)$")  # a measure's value
 
 
 def figures(cube: xr.DataTree) -> list[Figure]:
-    """Return the figure of correlations; none for fewer than five models or without anything to correlate.
-
-    Imported results have no measures; what correlates with what was published, other figures show.
-    """
-    if len(models(cube)) < MODELS_NEEDED or imported(cube) is not None:
+    """Return the figure of correlations; none for fewer than five models or without anything to correlate."""
+    if len(models(cube)) < MODELS_NEEDED:
         return []
     try:
         least = predictors.weakest(cube)
@@ -54,7 +51,10 @@ def _figure(cube: xr.DataTree, found: xr.Dataset, least: xr.Dataset, measures: i
         shown < measures
     )
     level = words.level(found.attrs["confidence"])
-    number, families = len(models(cube)), int(found["families"].max())
+    number, families = int(found["models"].max()), int(found["families"].max())
+    shared = "; measures and robustness of the same samples share their errors"
+    shared = shared if notions.measure_families(cube) else ""
+    of = f" of {len(models(cube))}" if number < len(models(cube)) else ""
     few = (
         f" Intervals need {FAMILIES_NEEDED} families of models; there are {families}."
         if families < FAMILIES_NEEDED
@@ -76,10 +76,10 @@ def _figure(cube: xr.DataTree, found: xr.Dataset, least: xr.Dataset, measures: i
         data=_rows(found),
         table=_table(least),
         covers=(
-            f"{words.plural(number, 'model')} in {families} {'family' if families == 1 else 'families'}; "
+            f"{number}{of} models in {families} {'family' if families == 1 else 'families'}; "
             f"intervals at {level} cover the choice of families, not of test samples nor the strength of the "
             f"attacks.{few} Gap and relative robustness are tied to clean accuracy by construction, so it is "
-            "taken as given; measures and robustness of the same samples share their errors."
+            f"taken as given{shared}."
         ),
         finding=_finding(cube, least),
     )

@@ -11,7 +11,7 @@ from metaeval.analysis import published, shifts
 from metaeval.analysis.reading import confidence, coordinate, imported, models
 from metaeval.errors import UsageError
 from metaeval.report import words
-from metaeval.report.charts import style
+from metaeval.report.charts import marks, style
 from metaeval.report.figures import Data, Figure
 from metaeval.report.tables import Cell, html_table
 
@@ -57,31 +57,16 @@ def _accuracy(cube: xr.DataTree, face: xr.Dataset) -> Figure:
     )
     order = [labels[j] for j in np.argsort(-middle, kind="stable")]
     intervals = bool(np.isfinite(values["lower"]).any())
-    x = alt.X("accuracy:Q", title="accuracy", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
+    place = marks.Place(alt.Axis(format="%"), alt.Scale(domain=[0, 1]), "accuracy")
+    x = alt.X("accuracy:Q", title=place.title, axis=place.axis, scale=place.scale)
     y = alt.Y("shift:N", sort=order, title=None)
     known = style.base().transform_filter("isValid(datum.accuracy)")
     everyone = known.mark_tick(thickness=1, size=10, color={"expr": "muted"}, opacity=0.35).encode(x=x, y=y)
     chosen = known.transform_filter(style.CHOSEN)
     offset = alt.YOffset("model:N", sort=names, scale=alt.Scale(domain={"expr": "models"}))
-    layers = [everyone]
-    if intervals:
-        rule = chosen.mark_rule(strokeWidth=1.5).encode(
-            x=alt.X("lower:Q", title="accuracy"), x2="upper:Q", y=y, yOffset=offset, color=style.colour(names)
-        )
-        layers.append(rule)
-    point = chosen.mark_point(filled=True, size=40, opacity=1).encode(
-        x=x,
-        y=y,
-        yOffset=offset,
-        color=style.colour(names),
-        shape=style.shape(names),
-        tooltip=[
-            "model:N",
-            "shift:N",
-            *(alt.Tooltip(f"{key}:Q", format=".1%") for key in (*values, "clean")),
-        ],
-    )
-    layers.append(point)
+    tips = [alt.Tooltip("clean:Q", format=".1%")]
+    rule, point = marks.with_intervals(chosen, names, "accuracy", place, y, offset, tips, ".1%")
+    layers = [everyone, rule, point] if intervals else [everyone, point]
     drawn = any(row[2] is not None for row in rows)
     level = words.level(confidence(cube))
     cover = f"Intervals are Wilson's at {level} for each number alone; they cover the choice of test samples."

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import altair as alt
 import numpy as np
 import xarray as xr
 
 from metaeval.analysis import shift_faces
-from metaeval.analysis.reading import confidence
+from metaeval.analysis.reading import confidence, imported
 from metaeval.report import words
-from metaeval.report.charts import style
+from metaeval.report.charts import marks, style
 from metaeval.report.figures import Data, Figure
 from metaeval.report.tables import Cell, html_table
 
@@ -46,17 +45,9 @@ CHANGES = (
 NO_SEVERITY = "–"
 
 
-class _Place(NamedTuple):
-    """The horizontal axis of a chart."""
-
-    axis: alt.Axis
-    scale: alt.Scale
-    title: str
-
-
 def figures(cube: xr.DataTree) -> list[Figure]:
-    """Return the accuracies and the changes; none for a cube without shifts."""
-    if not shift_faces.has_shifts(cube):
+    """Return the accuracies and the changes; none without shifts or of imported ones."""
+    if not shift_faces.has_shifts(cube) or imported(cube) is not None:
         return []
     return [_accuracies(cube), _changes(cube)]
 
@@ -107,7 +98,7 @@ def _accuracy_spec(names: list[str]) -> dict[str, object]:
     y = alt.Y("severity:O", title="severity")
     offset = alt.YOffset("model:N", sort=names, scale=alt.Scale(domain={"expr": "models"}))
     axis, scale = alt.Axis(format="%", tickCount=5), alt.Scale(domain=[0, 1])
-    x = _Place(axis, scale, "accuracy")
+    x = marks.Place(axis, scale, "accuracy")
     chosen = style.base().transform_filter(f"{style.CHOSEN} && isValid(datum.accuracy)")
     absent = (
         style.base()
@@ -117,46 +108,13 @@ def _accuracy_spec(names: list[str]) -> dict[str, object]:
     )
     return style.finish(
         alt.layer(
-            *_marks(chosen, names, "accuracy", x, y, offset, [alt.Tooltip("severity:N")], ".1%"), absent
+            *marks.with_intervals(
+                chosen, names, "accuracy", x, y, offset, [alt.Tooltip("severity:N")], ".1%"
+            ),
+            absent,
         ),
         height=alt.Step(12),
     )
-
-
-def _marks(
-    chosen: alt.Chart,
-    names: list[str],
-    key: str,
-    x: _Place,
-    y: alt.Y,
-    offset: alt.YOffset,
-    tooltips: list[alt.Tooltip],
-    form: str,
-) -> tuple[alt.Chart, alt.Chart]:
-    """Return intervals and points of models, told apart by colour and shape."""
-    rule = chosen.mark_rule(strokeWidth=2).encode(
-        x=alt.X("lower:Q", axis=x.axis, scale=x.scale, title=x.title),
-        x2="upper:Q",
-        y=y,
-        yOffset=offset,
-        color=style.colour(names),
-    )
-    point = chosen.mark_point(filled=True, size=60, opacity=1).encode(
-        x=alt.X(f"{key}:Q", axis=x.axis, scale=x.scale, title=x.title),
-        y=y,
-        yOffset=offset,
-        color=style.colour(names),
-        shape=style.shape(names),
-        tooltip=[
-            alt.Tooltip("model:N"),
-            alt.Tooltip("shift:N"),
-            *tooltips,
-            alt.Tooltip(f"{key}:Q", format=form),
-            alt.Tooltip("lower:Q", format=form),
-            alt.Tooltip("upper:Q", format=form),
-        ],
-    )
-    return rule, point
 
 
 def _accuracy_table(face: xr.Dataset, names: list[str]) -> str:
@@ -221,15 +179,15 @@ def _changes(cube: xr.DataTree) -> Figure:
 def _change_spec(names: list[str], shifts: list[str]) -> dict[str, object]:
     y = alt.Y("shift:N", sort=shifts, title=None)
     offset = alt.YOffset("model:N", sort=names, scale=alt.Scale(domain={"expr": "models"}))
-    x = _Place(alt.Axis(format="+%"), alt.Scale(zero=True), "accuracy − clean accuracy")
+    x = marks.Place(alt.Axis(format="+%"), alt.Scale(zero=True), "accuracy − clean accuracy")
     chosen = style.base().transform_filter(f"{style.CHOSEN} && isValid(datum.difference)")
     zero = (
         style.base()
         .mark_rule(color={"expr": "muted"}, strokeDash=[3, 3])
         .encode(x=alt.XDatum(0, axis=x.axis, scale=x.scale, title=x.title))
     )
-    marks = _marks(chosen, names, "difference", x, y, offset, [], "+.1%")
-    return style.finish(alt.layer(zero, *marks), height=alt.Step(12))
+    drawn = marks.with_intervals(chosen, names, "difference", x, y, offset, [], "+.1%")
+    return style.finish(alt.layer(zero, *drawn), height=alt.Step(12))
 
 
 def _change_table(face: xr.Dataset, names: list[str]) -> str:

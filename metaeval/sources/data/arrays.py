@@ -59,11 +59,15 @@ def array_dataset(
     assert isinstance(data, (NpzData, NpyData, CallableData))
     x_named, y_named = names
     labels = integer_labels(study, y, y_named)
+    if x.ndim == 0:
+        raise refuse(study, x_named.key, f"{x_named.name} is a single number, no array of inputs")
     if len(x) != len(labels):
         message = f"{y_named.name} has {len(labels)} labels for {len(x)} inputs in {x_named.name}"
         raise refuse(study, y_named.key, message)
     if len(x) == 0:
         raise refuse(study, x_named.key, f"{x_named.name} holds no samples")
+    if x.size == 0:
+        raise refuse(study, x_named.key, f"inputs without any number: {x_named.name} is {_describe(x)}")
     _check_range(study, x, x_named)
     x = _channels_first(study, data.layout, x, x_named)
     return Dataset(
@@ -159,11 +163,13 @@ def _class_names(
     present = np.unique(np.concatenate(labels))
     classes = int(present.max()) + 1
     if given is None:
-        empty = sorted(set(range(classes)) - set(present.tolist()))
+        empty = classes - len(present)
         if empty:
-            shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+            # The lowest absent ones: a stray label may be so large that not all can be listed.
+            first = np.setdiff1d(np.arange(min(classes, len(present) + 5)), present)[:5].tolist()
+            shown = ", ".join(map(str, first)) + (", ..." if empty > len(first) else "")
             message = f"no sample has the label {shown}, but labels go up to {classes - 1}"
-            if present.min() == 1 and len(empty) == 1:
+            if present.min() == 1 and empty == 1:
                 message += "; labels start at 0: subtract 1"
             raise refuse(study, named.key, f"{message}; class_names names classes that have no sample")
         return tuple(str(label) for label in range(classes))

@@ -24,8 +24,13 @@ def data_needs(study: Study) -> list[Need]:
     """Return the needs of ``[data]``: for the evaluated split and, to train on, the training split."""
     trains = any(isinstance(table, TrainModel) for table in study.models)
     data = study.data
-    splits = tuple(dict.fromkeys((data.split, data.train_split) if trains else (data.split,)))
-    found = next((find for table, find in FINDERS.items() if isinstance(data, table)), None)
+    return needs_of_splits(study, (data.split, data.train_split) if trains else (data.split,))
+
+
+def needs_of_splits(study: Study, splits: Splits) -> list[Need]:
+    """Return what some splits of ``[data]`` need."""
+    splits = tuple(dict.fromkeys(splits))
+    found = next((find for table, find in FINDERS.items() if isinstance(study.data, table)), None)
     return list(found(study, splits)) if found else []
 
 

@@ -42,6 +42,8 @@ def open_tabular(study: Study, split: str) -> Dataset:
     features = list(data.features or (column for column in table.columns if column != data.label))
     if not features:
         raise refuse(study, "features", f"{data.name} has no column but {data.label!r}")
+    if data.label in features:
+        raise refuse(study, "features", f"{data.label!r} is the column of labels, which models must not see")
     values = _values(study, table, features, split)
     per_split = {split: table}
     for other in (data.split, data.train_split):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -42,6 +43,9 @@ TEXTS = {
     "link": "link",
     "footnote": "footnote",
 }
+RESIDUAL = re.compile(
+    r"(?:MeanSparse )?(?:Ra)?(?:(?:PreAct)?ResNet-(?P<deep>\d+)|WideResNet-(?P<wide>\d+)-(?P<width>\d+))"
+)
 OTHERS = ("name", "dataset", "eps", "additional_data", "number_forward_passes", "unreliable")
 KNOWN = (*SHARES, *TEXTS, *OTHERS)
 
@@ -219,11 +223,23 @@ def _columns(board: Leaderboard, rows: list[dict[str, Any]]) -> dict[str, list[A
     for name in ("additional_data", "unreliable"):
         columns[name] = [_text(row.get(name)) for row in rows]
     columns["forward_passes"] = [row.get("number_forward_passes") for row in rows]
+    columns |= _derived([_text(row.get("venue")) or "" for row in rows], columns["architecture"])
     for name, (column, most) in SHARES.items():
         columns[column] = [share(row.get(name), "percent", most) for row in rows]
     attacked = zip(columns["autoattack_accuracy"], columns["external_accuracy"], strict=True)
     columns["best_known_accuracy"] = [_least(pair) for pair in attacked]
     return {name: column for name, column in columns.items() if not all(missing(v) for v in column)}
+
+
+def _derived(venues: list[str], architectures: list[str | None]) -> dict[str, list[Any]]:
+    """Return what the texts say in numbers: the venue's year, depth and widening factor of residual nets."""
+    years = [re.findall(r"\b(?:19|20)\d\d\b", venue) for venue in venues]
+    nets = [RESIDUAL.fullmatch(text or "") for text in architectures]
+    return {
+        "year": [int(found[-1]) if found else None for found in years],
+        "depth": [int(net["deep"] or net["wide"]) if net else None for net in nets],
+        "width": [int(net["width"]) if net and net["width"] else None for net in nets],
+    }
 
 
 def _least(values: Iterable[float]) -> float:

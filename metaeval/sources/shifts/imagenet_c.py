@@ -12,7 +12,7 @@ from PIL import Image
 from metaeval.errors import StudyError, nearest
 from metaeval.sources.data import Samples
 from metaeval.sources.data.dataset import Indices, Inputs
-from metaeval.sources.shifts.published import folder_of, number_of
+from metaeval.sources.shifts.published import folder_of, key_of, number_of
 from metaeval.sources.shifts.shift import Content, Shift
 from metaeval.study import Study
 from metaeval.study.shift_inputs import SEVERITIES, ImageNetCShift
@@ -48,7 +48,7 @@ def _corruption(study: Study, i: int, folder: Path, name: str, samples: Samples,
     if absent:
         near = nearest(folder.name, [other.name for other in folder.parent.iterdir()])
         message = f"there is no folder {folder / str(absent[0])}"
-        raise StudyError([study.problem(("shifts", i, "source"), message, near)], missing=True)
+        raise StudyError([study.problem(("shifts", i, key_of(table)), message, near)], missing=True)
     files = _files(folder / str(table.severities[0]))
     for severity in present:
         if _files(folder / str(severity)) != files:

@@ -78,6 +78,9 @@ def open_callable(study: Study, i: int, samples: Samples, limit: int | None) -> 
         transform = resolve(table.transform)
     except UsageError as error:
         raise StudyError([study.problem(("shifts", i, "transform"), str(error))]) from None
+    if not callable(transform):
+        message = f"{table.transform} is a {type(transform).__name__}, which cannot be called"
+        raise StudyError([study.problem(("shifts", i, "transform"), message)])
 
     def apply(rows: slice) -> tuple[Inputs, list[int]]:
         pairs = [

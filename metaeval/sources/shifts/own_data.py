@@ -27,6 +27,14 @@ class _Within(Origin):
         return super().problem(place, message, suggestion)
 
 
+def within(study: Study, i: int, table: DataShift) -> Study:
+    """Return a study whose ``[data]`` is that of ``shifts[i]``, where its problems are placed."""
+    inner = study.model_copy(update={"data": table.data})
+    origin = study.origin
+    inner._origin = _Within(origin.path, origin.document, origin.positions, shift=i)
+    return inner
+
+
 def open_test_set(study: Study, i: int, samples: Samples, limit: int | None) -> list[Shift]:
     """Open the test set of ``shifts[i]``.
 
@@ -37,9 +45,7 @@ def open_test_set(study: Study, i: int, samples: Samples, limit: int | None) -> 
     """
     table = study.shifts[i]
     assert isinstance(table, DataShift)
-    inner = study.model_copy(update={"data": table.data})
-    origin = study.origin
-    inner._origin = _Within(origin.path, origin.document, origin.positions, shift=i)
+    inner = within(study, i, table)
     data = open_data(inner, table.data.split)
     if data.shape != samples.x.shape[1:]:
         message = f"its inputs have the shape {data.shape}, and those of the study {samples.x.shape[1:]}"

@@ -44,13 +44,21 @@ def folder_of(study: Study, i: int) -> Path:
     """
     table = study.shifts[i]
     assert isinstance(table, (Cifar101Shift, PublishedCorruptions))
-    name = FOLDERS[table.source]
-    folder = table.path or cache_directory() / "data" / name
+    folder = place_of(table)
     if not folder.is_dir():
-        key = "path" if table.path else "source"
         message = f"there is no folder {folder}" + ("" if table.path else "; put it there or set path")
-        raise StudyError([study.problem(("shifts", i, key), message)], missing=True)
+        raise StudyError([study.problem(("shifts", i, key_of(table)), message)], missing=True)
     return folder
+
+
+def place_of(table: Cifar101Shift | PublishedCorruptions) -> Path:
+    """Return where the folder of a published set should be."""
+    return table.path or cache_directory() / "data" / FOLDERS[table.source]  # type: ignore[union-attr]
+
+
+def key_of(table: Cifar101Shift | PublishedCorruptions) -> str:
+    """Return the key of a table that says where its folder is."""
+    return "path" if table.path else "source"
 
 
 def number_of(study: Study, i: int, available: int, limit: int | None) -> int:
@@ -185,7 +193,8 @@ def _hashes(blocks: Pixels, rows: Indices) -> tuple[str, ...]:
 def _load(study: Study, i: int, path: Path) -> npt.NDArray[Any]:
     if not path.exists():
         near = nearest(path.name, [other.name for other in path.parent.glob("*.npy")])
-        raise StudyError([study.problem(("shifts", i, "source"), f"there is no {path}", near)], missing=True)
+        key = key_of(study.shifts[i])  # type: ignore[arg-type]
+        raise StudyError([study.problem(("shifts", i, key), f"there is no {path}", near)], missing=True)
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

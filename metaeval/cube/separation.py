@@ -1,0 +1,113 @@
+"""Distances between samples of different classes: computed once for a study's samples, kept in its cube."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from metaeval.cube import arrays
+from metaeval.cube.files import read_json
+from metaeval.cube.layout import GROUPS
+from metaeval.cube.store import CubeStore
+from metaeval.errors import UsageError, unknown
+from metaeval.outcomes import NORMS
+
+FloatArray = npt.NDArray[np.float64]
+GROUP = "interclass"
+MOST_SAMPLES = 10_000
+MOST_WORK = 5e10
+"""Samples squared times numbers of a sample, times one half; at most about a minute a norm."""
+METRICS: dict[str, Literal["chebyshev", "euclidean", "cityblock"]] = {
+    "linf": "chebyshev",
+    "l2": "euclidean",
+    "l1": "cityblock",
+}
+BLOCK = 512
+
+
+def distances(x: npt.ArrayLike, y: npt.ArrayLike, norm: str = "linf") -> FloatArray:
+    """Return each sample's distance to the nearest sample with another label.
+
+    Parameters
+    ----------
+    x : array_like (sample, ...)
+        Any shape per sample; 8-bit images are taken as given, so scale them to [0, 1] for distances there.
+    y : array_like (sample,)
+        Labels of any kind.
+    norm : {"linf", "l2", "l1"}
+
+    Returns
+    -------
+    ndarray (sample,)
+        0 = the same input with another label, inf = no other label. Exact, by all pairs; every pair is
+        computed once and memory beyond the data stays at a few MB.
+
+    Raises
+    ------
+    UsageError
+        If the norm is unknown, the lengths differ or a value is not finite.
+    """
+    from scipy.spatial.distance import cdist
+
+    if norm not in METRICS:
+        message, near = unknown("norm", norm, NORMS)
+        raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
+    flat, labels = np.asarray(x, dtype=np.float64), np.asarray(y)
+    if flat.ndim < 2 or labels.shape != flat.shape[:1] or not len(flat):
+        raise UsageError(f"inputs {flat.shape} need one label per sample, not {labels.shape}")
+    flat = np.ascontiguousarray(flat.reshape(len(flat), -1))
+    if not np.isfinite(flat).all():
+        raise UsageError("inputs must be finite")
+    nearest = np.full(len(flat), np.inf)
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(flat), BLOCK)]
+    for i, rows in enumerate(blocks):
+        for columns in blocks[i:]:
+            block = cdist(flat[rows], flat[columns], METRICS[norm])
+            block[labels[rows, None] == labels[None, columns]] = np.inf
+            np.minimum(nearest[rows], block.min(axis=1), out=nearest[rows])
+            np.minimum(nearest[columns], block.min(axis=0), out=nearest[columns])
+    return nearest
+
+
+def write(
+    store: CubeStore, x: npt.NDArray[np.float32], y: npt.ArrayLike, norms: Sequence[str], samples_hash: str
+) -> bool:
+    """Write the distances of a study's samples into its cube, unless they are there or would take too long.
+
+    Needs the layout lock exclusively. Distances of other samples or norms are removed.
+
+    Parameters
+    ----------
+    norms : sequence of str
+        In their order.
+    samples_hash : str
+        Tells the samples from others.
+
+    Returns
+    -------
+    bool
+        Whether the cube holds the distances now.
+    """
+    wanted = {"samples_hash": samples_hash, "norms": list(norms)}
+    stored = read_json(store.path / GROUP / "zarr.json")
+    attributes = stored.get("attributes", {}) if isinstance(stored, dict) else {}
+    if norms and all(attributes.get(key) == value for key, value in wanted.items()):
+        return True
+    possible = bool(norms) and len(x) <= MOST_SAMPLES and len(x) * x.size / 2 <= MOST_WORK
+    if not possible and stored is None:
+        return False
+    values = {
+        "norm": list(norms),
+        "sample": np.arange(len(x)),
+        "distance": np.array([distances(x, y, norm) for norm in norms]) if possible else None,
+    }
+    arrays.drop_consolidated(store.path)
+    if possible:
+        arrays.replace_group(store.path, GROUP, GROUPS[GROUP], values, wanted)
+    else:
+        arrays.remove_group(store.path, GROUP)
+    arrays.consolidate(store.path)
+    return possible
