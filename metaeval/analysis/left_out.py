@@ -23,3 +23,14 @@ def left_out(cube: xr.DataTree) -> dict[str, str]:
                 elif word == "failed":
                     reasons.setdefault(str(model), str(reason))
     return {name: reasons[name] for name in models(cube) if name in reasons and name not in complete}
+
+
+def short_of_target(cube: xr.DataTree) -> list[str]:
+    """Return the models whose training ended, with all its epochs, above its target loss."""
+    if "models" not in cube.children:
+        return []
+    described = cube["models"].to_dataset()
+    if "training_reached_target" not in described:
+        return []
+    reached = described["training_reached_target"]
+    return [str(name) for name in reached["model"].values[(reached == 0).values]]

@@ -9,7 +9,7 @@ from scipy import stats
 
 from metaeval.analysis import classes, curves, interclass, tables, trust
 from metaeval.analysis.leaders import Lead, lead
-from metaeval.analysis.left_out import left_out
+from metaeval.analysis.left_out import left_out, short_of_target
 from metaeval.analysis.reading import (
     WORST_CASE,
     Reference,
@@ -22,6 +22,8 @@ from metaeval.analysis.reading import (
 )
 from metaeval.report import words
 from metaeval.report.words import escape, strong
+
+NAMED = 5  # models that a sentence names
 
 
 def findings(cube: xr.DataTree) -> list[str]:
@@ -38,7 +40,7 @@ def findings(cube: xr.DataTree) -> list[str]:
                 sentences += strongest_attack(cube, found)
                 sentences += class_range(cube, found)
     sentences += [*clean(cube), *(escape(found.sentence()) for found in interclass.from_cube(cube).values())]
-    return [*sentences, *completeness(cube), *failed_models(cube), *doubts(cube)]
+    return [*sentences, *completeness(cube), *failed_models(cube), *targets(cube), *doubts(cube)]
 
 
 def how_sure(cube: xr.DataTree) -> str:
@@ -251,6 +253,19 @@ def failed_models(cube: xr.DataTree) -> list[str]:
     verb = "is" if len(found) == 1 else "are"
     reasons = [f"{strong(name)}: {escape(reason)}" for name, reason in found.items()]
     return [f"{words.plural(len(found), 'model')} {verb} left out: {'; '.join(reasons)}."]
+
+
+def targets(cube: xr.DataTree) -> list[str]:
+    """Return how many models did not come to the training loss that was to make them comparable."""
+    found = short_of_target(cube)
+    if not found:
+        return []
+    named = words.listing([strong(name) for name in found[:NAMED]])
+    more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
+    return [
+        f"{words.plural(len(found), 'model')} did not reach the target loss of training, so that comparing "
+        f"with those that did compares how well they fit as well: {named}{more}."
+    ]
 
 
 def _example(row: pd.Series) -> str:

@@ -102,7 +102,7 @@ def _path(value: Any, info: ValidationInfo) -> Path:
 def _weights(value: Any, info: ValidationInfo) -> Path | str:
     """Return a local path, or the address of a file elsewhere as it is written."""
     if isinstance(value, str) and value.startswith("hf:"):
-        if not re.fullmatch(HUGGING_FACE, value):
+        if not re.fullmatch(HUGGING_FACE, value) or {".", ".."} & set(re.split("[/:@]", value)):
             raise FieldError(f"expected 'hf:owner/repository/file@revision', got {describe(value)}")
         return value
     if isinstance(value, str) and "://" in value:

@@ -106,6 +106,10 @@ def test_failed_models_are_marked_left_out_and_not_trained_again(tmp_path: Path)
     )
     assert "training diverged: the loss is nan in epoch 1 (sgd, learning rate 1e+30)" in notice
     assert "<strong>idle</strong>: TrainingError: training accuracy" in notice
+    (short,) = [sentence for sentence in findings(cube) if "did not reach" in sentence]
+    late = str(good.model.values[1])
+    assert short.startswith("1 model did not reach the target loss of training")
+    assert short.endswith(f": <strong>{late}</strong>.")
     # The failures are known: nothing is trained or attacked again.
     logs = sorted(log.stat().st_mtime_ns for log in tmp_path.glob("cache/models/*/log.json"))
     planned = plan(path)

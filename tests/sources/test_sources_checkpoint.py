@@ -14,10 +14,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from metaeval.errors import StudyError
+from metaeval.errors import StudyError, UsageError
 from metaeval.sources.data import open_data
 from metaeval.sources.models import load_model
 from metaeval.sources.models.architectures import cnn, mlp
+from metaeval.sources.models.weights import fit
 
 TABLE = 'source = "checkpoint"\nweights = "{}"\narchitecture = "mlp"\n'
 X = torch.rand(5, 1, 8, 8)
@@ -303,3 +304,17 @@ def test_the_data_decide_the_class_count(
     (problem,) = problems(study, lambda: entries(study))
     assert "5.weight is (10, 128), not (3, 128)" in problem
     assert "(built for the data: inputs (1, 8, 8), 3 classes)" in problem
+
+
+def test_whole_numbers_are_no_weights() -> None:
+    """Quantized weights mean something only with their scales."""
+    module = torch.nn.Linear(2, 2)
+    state = {key: tensor.to(torch.int8) for key, tensor in module.state_dict().items()}
+    with pytest.raises(UsageError, match="weight is int8, which is no weight"):
+        fit(state, module, "w.pt")
+
+
+@pytest.mark.parametrize("address", ["hf:a/b/../../x.pt", "hf:../../x.pt", "hf:a/b/x.pt@.."])
+def test_addresses_stay_in_their_folder(write_study: Any, address: str) -> None:
+    with pytest.raises(StudyError, match="expected 'hf:owner/repository/file@revision'"):
+        write_study('source = "digits"', TABLE.format(address))

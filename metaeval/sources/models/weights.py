@@ -67,6 +67,11 @@ def fit(state: Mapping[str, torch.Tensor], module: torch.nn.Module, name: str) -
             state.setdefault(key, torch.zeros_like(tensor))
     wrong = [f"{key} is missing" for key in expected if key not in state]
     wrong += [f"{key} is not in the architecture" for key in state if key not in expected]
+    wrong += [
+        f"{key} is {str(state[key].dtype).removeprefix('torch.')}, which is no weight"
+        for key, tensor in expected.items()
+        if key in state and tensor.is_floating_point() and not state[key].is_floating_point()
+    ]
     for key in expected:
         if key in state and state[key].shape != expected[key].shape:
             wrong.append(f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}")
