@@ -94,11 +94,14 @@ def guarded(model: nn.Module, flags: Flags) -> Iterator[None]:
     model.eval()
     for parameter in learning:
         parameter.requires_grad_(False)  # attacks need gradients of inputs only
+    # A model may write into what it gets (``x.sub_(mean)``), which would change the samples themselves.
+    copying = model.register_forward_pre_hook(lambda _, inputs: tuple(x.clone() for x in inputs))
     try:
         yield
         flags["train_mode"] = max(flags["train_mode"], float(any(module.training for module, _ in modes)))
         flags["buffers_changed"] = float(any(not torch.equal(now, before) for now, before in buffers))
     finally:
+        copying.remove()
         # The next attack must meet the model that this one met, whatever this one did to it.
         with torch.no_grad():
             for now, before in buffers:

@@ -131,3 +131,33 @@ def test_saturated_logits_are_no_robustness(factor: float, classes: int) -> None
     assert (broken[exists]).mean() > (0.999 if classes == 2 else 0.9)
     assert (result.flags["loss_switched"] > 0.5) == (factor > 1)
     assert result.flags["zero_gradient"] < 0.05
+
+
+class Writing(torch.nn.Module):
+    """Halves what it gets, in place or not, before a linear layer."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(20, 3))
+        self.inplace = inplace
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x.mul_(0.5) if self.inplace else x * 0.5)
+
+
+@pytest.mark.parametrize("attack", ["apgd-ce", "square", "fab", "pgd@torchattacks"])
+def test_a_model_that_writes_into_its_inputs_is_attacked_like_its_twin(attack: str) -> None:
+    x = np.random.default_rng(1).random((40, 20), dtype=np.float32)
+    twin = Writing(inplace=False)
+    y = twin(torch.from_numpy(x)).argmax(1).numpy()
+    kept = x.copy()
+    settings = {"queries": 50} if attack == "square" else {"iterations": 5}
+    found = [
+        sweep(model, x, y, norm="linf", epsilons=[0.02, 0.1], attack=attack, **settings)
+        for model in (Writing(inplace=True), twin)
+    ]
+    np.testing.assert_array_equal(found[0].distance, found[1].distance)
+    np.testing.assert_array_equal(found[0].cells, found[1].cells)
+    np.testing.assert_array_equal(x, kept)
+    assert (found[1].distance > 0).any()
