@@ -456,8 +456,8 @@ def test_torch_may_write_into_what_it_gets_and_gave(name: str, entry: Any) -> No
     assert float((rows[0] - rows[1]).abs().max()) > 0.01
     with torch.no_grad():
         inputs.zero_()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        torch.autograd.grad(logits.sum(), inputs)
+    (whole,) = torch.autograd.grad(logits.sum(), inputs)  # of what was asked for, a copy
+    torch.testing.assert_close(whole, torch.stack(rows[:10]).sum(0), atol=1e-5, rtol=1e-4)
 
 
 def test_each_size_is_compiled_once_and_they_are_few() -> None:
