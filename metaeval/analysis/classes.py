@@ -5,40 +5,35 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from scipy import stats
 
 from metaeval.analysis.curves import with_interval
 from metaeval.analysis.reading import given_confidence, norm_dataset
 
+DRAWS = 10_000
 
-def expected_range(accuracy: float, total: npt.ArrayLike) -> float:
+
+def expected_range(correct: int, total: npt.ArrayLike, *, seed: int = 0) -> float:
     """Return the expected best minus worst accuracy of classes that are all equally hard.
 
     Parameters
     ----------
-    accuracy : float
-        The accuracy that all classes share, in [0, 1].
+    correct : int
+        Samples that are correct in all classes together.
     total : array_like of int (class,)
         Samples per class; classes without samples are left out.
 
     Returns
     -------
     float
-        Exact expectation of max minus min of independent binomial shares; NaN without classes.
+        Mean of max minus min of the classes' shares where chance alone decides which samples are the correct
+        ones (multivariate hypergeometric, 10,000 draws); NaN without classes.
     """
-    sizes, repeats = np.unique(np.asarray(total, dtype=np.int64), return_counts=True)
-    sizes, repeats = sizes[sizes > 0], repeats[sizes > 0]
-    if np.isnan(accuracy) or not len(sizes):
+    sizes = np.asarray(total, dtype=np.int64)
+    sizes = sizes[sizes > 0]
+    if not len(sizes):
         return float("nan")
-    # E[max] - E[min] is the integral of 1 - prod F(x) - prod (1 - F(x)), constant between possible shares.
-    steps = np.unique(np.concatenate([np.arange(size + 1) / size for size in sizes]))
-    middle = (steps[:-1] + steps[1:]) / 2
-    below, above = np.ones_like(middle), np.ones_like(middle)
-    for size, repeat in zip(sizes, repeats, strict=True):
-        count = np.floor(middle * size)
-        below *= stats.binom.cdf(count, size, accuracy) ** repeat
-        above *= stats.binom.sf(count, size, accuracy) ** repeat
-    return float(((1 - below - above) * np.diff(steps)).sum())
+    draws = np.random.default_rng(seed).multivariate_hypergeometric(sizes, correct, DRAWS, method="marginals")
+    return float(np.ptp(draws / sizes, axis=1).mean())
 
 
 def from_cube(cube: xr.DataTree, norm: str, confidence: float | None = None) -> xr.Dataset:
@@ -78,5 +73,5 @@ def spread(correct: npt.ArrayLike, total: npt.ArrayLike) -> tuple[int, int, floa
         return -1, -1, float("nan"), float("nan")
     share = np.where(known, k / np.where(known, n, 1), np.nan)
     worst, best = int(np.nanargmin(share)), int(np.nanargmax(share))
-    overall = float(k[known].sum() / n[known].sum())
-    return worst, best, float(share[best] - share[worst]), expected_range(overall, n[known])
+    chance = expected_range(round(k[known].sum()), n[known])
+    return worst, best, float(share[best] - share[worst]), chance

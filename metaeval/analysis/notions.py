@@ -22,6 +22,7 @@ from metaeval.analysis.reading import (
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
+NEARLY_ALL = 0.9  # of the models
 # How columns of the models' table end that are results, or remarks on them, and not properties.
 RESULTS = ("_accuracy", "_mce", "unreliable")
 
@@ -177,7 +178,7 @@ def correlations(cube: xr.DataTree) -> xr.Dataset:
     -------
     xarray.Dataset (measure, notion)
         As `correlation.correlations` with clean accuracy as the control, and `p`, simultaneous over all pairs
-        whose models are complete (NaN for others).
+        of columns that nearly all models have (NaN for others), on the `models_of_p` models that have them all.
     """
     x, y = measures(cube), robustness(cube)
     family = dict(zip(models(cube), families(cube), strict=True))
@@ -185,12 +186,14 @@ def correlations(cube: xr.DataTree) -> xr.Dataset:
     clean = clean_accuracy(cube).values
     found = correlation.correlations(x.values, y.values, group, clean, confidence(cube))
     p = np.full((x.sizes["measure"], y.sizes["notion"]), np.nan)
-    whole_x, whole_y = (np.flatnonzero(~np.isnan(side.values).any(axis=0)) for side in (x, y))
-    if len(whole_x) and len(whole_y) and len(group) >= 2:
-        p[np.ix_(whole_x, whole_y)] = correlation.largest_by_chance(
-            x.values[:, whole_x], y.values[:, whole_y], seed=seed(cube)
+    # Permutations need complete models: those that have every column which nearly all models have.
+    kept_x, kept_y = (np.flatnonzero((~np.isnan(side.values)).mean(axis=0) >= NEARLY_ALL) for side in (x, y))
+    kept = ~np.isnan(np.hstack([x.values[:, kept_x], y.values[:, kept_y]])).any(axis=1)
+    if len(kept_x) and len(kept_y) and kept.sum() >= 2:
+        p[np.ix_(kept_x, kept_y)] = correlation.largest_by_chance(
+            x.values[kept][:, kept_x], y.values[kept][:, kept_y], seed=seed(cube)
         )
     found = found.assign(p=(("measure", "notion"), p))
     found = found.assign_coords(measure=x["measure"].values, notion=y["notion"].values)
     shared = "measures of the test samples and robustness on them share their errors: not cross-fitted"
-    return found.assign_attrs(control="clean accuracy", caveat=shared)
+    return found.assign_attrs(control="clean accuracy", caveat=shared, models_of_p=int(kept.sum()))
