@@ -178,7 +178,7 @@ def correlations(cube: xr.DataTree) -> xr.Dataset:
     -------
     xarray.Dataset (measure, notion)
         As `correlation.correlations` with clean accuracy as the control, and `p`, simultaneous over all pairs
-        of columns that nearly all models have (NaN for others), on the `models_of_p` models that have them all.
+        of columns that nearly all models have (NaN for others), on the `models_of_p` models with all.
     """
     x, y = measures(cube), robustness(cube)
     family = dict(zip(models(cube), families(cube), strict=True))
