@@ -104,7 +104,8 @@ def check(cube: xr.DataTree) -> list[Finding]:
     """
     x, y = notions.measures(cube), notions.robustness(cube)
     kinds = notions.measure_families(cube)
-    x = x.sel(measure=[str(name) for name in x["measure"].values if str(name) in kinds])
+    kinds = {name: kinds[name] for name in notions.candidates(cube) if name in kinds}
+    x = x.sel(measure=list(kinds))
     clean = notions.clean_accuracy(cube).values
     found = []
     for claim in CLAIMS:

@@ -128,6 +128,21 @@ def _stored_measures(cube: xr.DataTree) -> dict[str, xr.Dataset]:
     return found
 
 
+def candidates(cube: xr.DataTree) -> list[str]:
+    """Return those of `measures` that may predict robustness: not what is measured on shifted samples.
+
+    Measures of the family "attacked" compare attacked copies with the clean samples, and stay.
+    """
+    kinds = measure_families(cube)
+    return [
+        str(name)
+        for name in measures(cube)["measure"].values
+        if not str(name).endswith(")")
+        or str(name).endswith(("(clean)", "(train)", "(model)"))
+        or kinds.get(str(name), ("", 0))[0] == "attacked"
+    ]
+
+
 def with_errors(cube: xr.DataTree) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Return values and standard errors over the models of each measure that has standard errors."""
     names = [str(name) for name in clean_accuracy(cube)["model"].values]

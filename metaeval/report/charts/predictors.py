@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import altair as alt
 import numpy as np
 import xarray as xr
@@ -23,7 +21,6 @@ SHOWN_MEASURES = 40
 MODELS_NEEDED = 5
 NUMBERS = ("partial", "partial_lower", "partial_upper", "spearman", "lower", "upper", "kendall")
 COLUMNS = ("measure", "notion", *NUMBERS, "p", "models", "families", "certain")
-SHIFTED = re.compile(r"\((?!clean\)|train\)|model\)).*\)$")  # a measure's value on shifted data
 
 
 def figures(cube: xr.DataTree) -> list[Figure]:
@@ -35,8 +32,7 @@ def figures(cube: xr.DataTree) -> list[Figure]:
         found = notions.correlations(cube)
     except UsageError:
         return []
-    kept = [str(m) for m in least["measure"].values if not SHIFTED.search(str(m))]
-    found, least = found.sel(measure=kept, notion=least.attrs["notions"]), least.sel(measure=kept)
+    found = found.sel(measure=least["measure"].values, notion=least.attrs["notions"])
     estimable = found["partial"].notnull().any("notion").values
     if not estimable.any():
         return []
