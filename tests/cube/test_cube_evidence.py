@@ -166,7 +166,7 @@ def test_it_grows_with_the_axes_and_an_interrupted_growth_is_finished(
 ) -> None:
     store = build_store(tmp_path, samples=600)
     with monkeypatch.context() as patch:
-        patch.setattr(growth, "grow", lambda path, axes: None)  # killed after the axes are saved
+        patch.setattr(growth, "grow", lambda path, axes, grown: None)  # killed after the axes are saved
         store.ensure_norm("linf", [], [], SHAPE)
     assert "evidence" not in open_cube(tmp_path)["samples/linf"]
     store = CubeStore.open_or_create(tmp_path)
