@@ -254,7 +254,7 @@ def test_limits_patterns_and_plans(place: Counted) -> None:
     assert int(cube["shifts"]["total"].sel(shift="fog", severity=1).sum()) == 20
     assert (cube["shifts"]["correct"].sel(shift="contrast") == -1).all()
     study = load_study(place.folder / "study.toml")
-    with pytest.raises(UsageError, match="model/norm/attack, model/shift/name"):
+    with pytest.raises(UsageError, match="model/norm/attack or model/shift/name"):
         prepare(study, only="*/shift/snow")
     expected = forecast(prepare(study), directory=place.folder / "limited", device=torch.device("cpu"))
     assert "fog corruption 1,5 60 paired 2 0" in " ".join(expected.text().split())
