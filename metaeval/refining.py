@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaeval.analysis import refinement
-from metaeval.analysis.paired import breaking_levels
-from metaeval.analysis.reading import norms, seed, wish
+from metaeval.analysis.reading import sampled_norms, seed, wish
 from metaeval.analysis.subset import of_study
 from metaeval.cube.opening import open_cube
 from metaeval.study.numbers import parse_epsilon
@@ -81,9 +80,9 @@ def advise(cube: xr.DataTree, tolerance: float | None = None) -> Advice:
     part = of_study(cube)
     confidence = float(wish(part, "analysis", "crossings", {}).get("confidence", 0.95))
     rows: list[dict[str, Any]] = []
-    for norm in norms(part):
+    for norm in sampled_norms(part):
         largest = float(part.children[norm].coords["epsilon"].values.max())
-        if largest == 0 or breaking_levels(part, norm).dropna("model").sizes["model"] < 2:
+        if largest == 0:
             continue
         width = tolerance or largest / FINEST
         found = refinement.from_cube(part, norm, width, alpha=1 - confidence, seed=seed(part))

@@ -9,6 +9,7 @@ import pytest
 from handmade_cube import handmade_cube
 from test_crossings import TRUE_CROSSING, crossing_models
 
+from metaeval import refining
 from metaeval.analysis import crossings, refinement
 from metaeval.errors import UsageError
 
@@ -84,3 +85,14 @@ def test_proposals_of_a_cube() -> None:
     assert table[["first", "second"]].values[0].tolist() == ["plain", "robust"]
     assert table["low"][0] == 2 / 255 < table["epsilon"][0] < table["high"][0] == 4 / 255
     assert refinement.from_cube(handmade_cube(models=["m"]), "linf", 0.1).empty
+
+
+def test_a_cube_without_samples_has_nothing_to_refine() -> None:
+    """As imported ones: accuracies at epsilons, but nothing of single samples."""
+    cube = handmade_cube()
+    assert refining.advise(cube).pairs
+    del cube["samples"]
+    advice = refining.advise(cube)
+    assert advice.next is None
+    assert advice.pairs == []
+    assert "under no norm are two models complete" in advice.sentence()
