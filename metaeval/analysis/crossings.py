@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,19 +67,11 @@ class Crossings:
 
         Between two leads of opposite sign one curve falls by twice the margin, and the curves only fall.
         """
-        if not margin > 0:
-            raise UsageError(f"margin {margin} is not a positive accuracy")
-        # A bound must not shrink by rounding: 0.3 / (2 * 0.05) is a little below 3.
-        return int(sum(np.floor(drop / (2 * margin) + 1e-9) for drop in (self.drop_a, self.drop_b)))
+        return most_crossings((self.drop_a, self.drop_b), margin)
 
     def samples_needed(self, margin: float) -> int:
         """Return the samples that decide a margin at every epsilon; an error if the models hardly differ."""
-        if not margin > 0:
-            raise UsageError(f"margin {margin} is not a positive accuracy")
-        if np.isnan(self.critical):
-            raise UsageError("not estimable: fewer than ten samples tell the models apart at any epsilon")
-        spread = np.sqrt(self.samples) * np.max(self.standard_error)
-        return int(np.ceil((self.critical * spread / margin) ** 2))
+        return samples_needed(self.samples, self.critical * float(np.max(self.standard_error)), margin)
 
     def sentences(self, first: str, second: str) -> list[str]:
         """Return in words what is certified and what is not."""
@@ -105,6 +98,23 @@ class Crossings:
             f"No crossing certified on [{low:.3g}, {high:.3g}]; margins below {self.detectable:.3g} cannot "
             "be excluded.",
         ]
+
+
+def most_crossings(drops: Iterable[float], margin: float) -> int:
+    """Return how many crossings with leads of `margin` there is room for in curves that lose so much."""
+    if not margin > 0:
+        raise UsageError(f"margin {margin} is not a positive accuracy")
+    # A bound must not shrink by rounding: 0.3 / (2 * 0.05) is a little below 3.
+    return int(sum(np.floor(drop / (2 * margin) + 1e-9) for drop in drops))
+
+
+def samples_needed(samples: int, detectable: float, margin: float) -> int:
+    """Return the samples that decide a margin everywhere where so many decide `detectable`."""
+    if not margin > 0:
+        raise UsageError(f"margin {margin} is not a positive accuracy")
+    if np.isnan(detectable):
+        raise UsageError("not estimable: fewer than ten samples tell the models apart at any epsilon")
+    return int(np.ceil((np.sqrt(samples) * detectable / margin) ** 2))
 
 
 def certified(

@@ -45,7 +45,7 @@ def subset(
     Returns
     -------
     DataTree
-        In memory. The attribute `subset` says in JSON what was chosen, as [chosen, of how many].
+        The attribute `subset` says in JSON what was chosen, as [chosen, of how many].
 
     Raises
     ------
@@ -68,7 +68,7 @@ def subset(
         if classes and "label" in group.coords:
             group = _of_classes(cube, node.path, group, _order(names["class"], kept["class"]), kept["class"])
         if not _empty(group):
-            tree[node.path] = group.load()
+            tree[node.path] = group
     result = xr.DataTree.from_dict(tree)
     chosen = {kind: [kept[kind], len(names[kind])] for kind in names if patterns[kind]}
     result.attrs = {**cube.attrs, ATTRIBUTE: json.dumps(chosen)}

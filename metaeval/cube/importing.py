@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -237,10 +238,14 @@ def damaged(directory: str | os.PathLike[str]) -> list[str]:
     path = Path(directory) / CUBE
     wrong = []
     for place, expected in (provenance_of(directory) or {}).get("checksums", {}).items():
-        stored = arrays.attempt(lambda place=place: zarr.open_array(path, path=place, mode="r")[...])  # type: ignore[misc]
+        stored = arrays.attempt(partial(_read, path, place))
         if stored is None or checksum(stored) != expected:
             wrong.append(place)
     return wrong
+
+
+def _read(path: Path, place: str) -> Any:
+    return zarr.open_array(path, path=place, mode="r")[...]
 
 
 def contents(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -46,9 +47,9 @@ class NormMeasure(Measure):
             upper=found.upper / gamma,
         )
 
+    @abstractmethod
     def size(self, context: Context, **settings: Any) -> Value:
         """Return the value before the margin."""
-        raise NotImplementedError
 
 
 def over_margin(base: type[NormMeasure], *, invariance: tuple[str, ...]) -> type[NormMeasure]:

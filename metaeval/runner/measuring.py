@@ -261,7 +261,7 @@ class Measuring:
             data[TRAIN] = hash_json([*training.hashes, hash_array(training.y), hash_array(train)])
         data |= {name: _hash(split) for name, split in scopes.splits.items()}
         missing = {} if train_split else dict.fromkeys(("train_logits", "train_data"), reason)
-        initial = getattr(model, "initial", None)
+        initial = model.initial
         if initial is None:
             missing["initial_weights"] = "the initial weights are not known"
         missing |= lacking(entry)

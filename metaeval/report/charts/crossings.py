@@ -7,8 +7,9 @@ import numpy as np
 import xarray as xr
 
 from metaeval.analysis import rankings
-from metaeval.analysis.paired import breaking_levels
+from metaeval.analysis.crossings import most_crossings, samples_needed
 from metaeval.analysis.reading import coordinate, models, sampled_norms, seed, wish
+from metaeval.errors import UsageError
 from metaeval.report import words
 from metaeval.report.charts import style
 from metaeval.report.figures import Data, Figure
@@ -24,18 +25,21 @@ VERDICTS = {1: "the first is certainly ahead", 0: "not certain", -1: "the second
 
 def figures(cube: xr.DataTree) -> list[Figure]:
     """Return one figure for each norm under which two models are complete at two epsilons or more."""
-    return [
-        _figure(cube, norm)
-        for norm in sampled_norms(cube)
-        if cube.children[norm].sizes["epsilon"] > 1
-        and int((~breaking_levels(cube, norm).isnull().any("sample")).sum()) > 1
-    ]
-
-
-def _figure(cube: xr.DataTree, norm: str) -> Figure:
     wishes = wish(cube, "analysis", "crossings", {})
     confidence, margin = float(wishes.get("confidence", 0.95)), float(wishes.get("margin", 0.02))
-    found = rankings.from_cube(cube, norm, alpha=1 - confidence, seed=seed(cube))
+    made = []
+    for norm in sampled_norms(cube):
+        if cube.children[norm].sizes["epsilon"] < 2:
+            continue
+        try:
+            found = rankings.from_cube(cube, norm, alpha=1 - confidence, seed=seed(cube))
+        except UsageError:  # fewer than two complete models
+            continue
+        made.append(_figure(cube, norm, found, confidence, margin))
+    return made
+
+
+def _figure(cube: xr.DataTree, norm: str, found: xr.Dataset, confidence: float, margin: float) -> Figure:
     name, level = words.norm_name(norm), words.level(confidence)
     order = np.lexsort((-found["naive_count"].values, -found["count"].values))
     leading = leading_models(cube, models(cube))
@@ -135,16 +139,16 @@ def _table(found: xr.Dataset, margin: float, confidence: float) -> str:
         error = float(at["standard_error"].max())
         critical = float(found.attrs["critical"])
         drops = [float(accuracy.sel(model=m)[0] - accuracy.sel(model=m)[-1]) for m in (first, second)]
-        most = sum(int(np.floor(drop / (2 * margin) + 1e-9)) for drop in drops)
-        needed = np.ceil(found.attrs["samples"] * (critical * error / margin) ** 2)
+        lead = critical * error
+        needed = np.nan if np.isnan(lead) else samples_needed(found.attrs["samples"], lead, margin)
         rows.append(
             [
                 f"{first} – {second}",
                 Cell(str(int(at["count"])), notes=tuple(_brackets(found, first, second))),
                 Cell(str(int(at["naive_count"]))),
-                Cell(str(most)),
-                Cell(words.points(critical * error) if critical == critical else words.NOT_AVAILABLE),
-                Cell(words.number(needed) if critical == critical else words.NOT_AVAILABLE),
+                Cell(str(most_crossings(drops, margin))),
+                Cell(words.NOT_AVAILABLE if np.isnan(lead) else words.points(lead)),
+                Cell(words.number(needed)),
             ]
         )
     header = [

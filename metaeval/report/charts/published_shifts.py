@@ -159,10 +159,8 @@ def _effective(cube: xr.DataTree, face: xr.Dataset) -> Figure:
         title="Effective robustness",
         reading=(
             "The line is the accuracy under shift that models of the same clean accuracy have (least "
-            "squares "
-            "on the logit scale); what a model lies above it is its effective robustness. Every model "
-            "counts as an "
-            "ordinary one and is compared with the line of the others."
+            "squares on the logit scale); what a model lies above it is its effective robustness. Every "
+            "model counts as an ordinary one and is compared with the line of the others."
             + ("" if few else " Here each tick is a model: to the right of 0 it lies above the line.")
         ),
         description="Scatter plots of accuracy under shift over clean accuracy with the line of all models.",
@@ -171,8 +169,7 @@ def _effective(cube: xr.DataTree, face: xr.Dataset) -> Figure:
         table=_effective_table(face, found),
         covers=(
             f"Intervals are {level} prediction intervals: where another ordinary model might lie, on these "
-            "test "
-            "samples. A model outside its interval is unlike the others; inside it nothing is claimed."
+            "test samples. A model outside its interval is unlike the others; inside it nothing is claimed."
         ),
         panels="shift" if few else "",
         open_table=not few,
