@@ -1,6 +1,6 @@
 """Time the statistics at the size of a large study and compare them with scipy; by hand, two minutes.
 
-OMP_NUM_THREADS=1 python benchmarks/analysis.py
+OMP_NUM_THREADS=1 python benchmarks/statistics.py
 """
 
 from __future__ import annotations
