@@ -193,6 +193,11 @@ def test_refusals(y: list[float], v: list[float], moderators: list[float] | None
         meta.random_effects(y, v, moderators)
 
 
+def test_words_as_a_moderator() -> None:
+    with pytest.raises(UsageError, match="a factor is columns of 0 and 1"):
+        meta.random_effects(Y, V, ["random"] * 6 + ["other"] * 7)
+
+
 def test_unknown_words_name_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'REML'"):
         meta.random_effects(Y, V, method="RELM")  # type: ignore[arg-type]
@@ -206,6 +211,22 @@ def test_small_study_tests_of_the_vaccine_trials() -> None:
     assert literature.rank_test(Y, V) == pytest.approx((0.0256, 0.9524), abs=5e-5)
     with pytest.raises(UsageError, match="different precision"):
         literature.egger([1.0, 2.0, 3.0], [0.1] * 3)
+    # Where all estimates are the same, what is left of them is rounding.
+    with pytest.raises(UsageError, match="lie on a line"):
+        literature.egger([0.5] * 12, np.linspace(0.01, 0.12, 12))
+    for estimates, variances in (([0.5] * 4, [0.1, 0.2, 0.3, 0.4]), ([0.1, 0.2, 0.3, 0.4], [0.1] * 4)):
+        with pytest.raises(UsageError, match="different estimates and variances"):
+            literature.rank_test(estimates, variances)
+
+
+def test_years_as_a_moderator_cost_no_digits() -> None:
+    random = np.random.default_rng(3)
+    years = 2020 + np.arange(16) / 8
+    v = 10 ** random.uniform(-4, 0, 16)
+    y = random.normal(size=16) * np.sqrt(v)
+    raw, centred = (meta.random_effects(y, v, m, method="DL") for m in (years, years - 2020))
+    assert raw.estimate[1] == pytest.approx(centred.estimate[1], rel=1e-11)
+    assert raw.standard_error[1] == pytest.approx(centred.standard_error[1], rel=1e-11)
 
 
 def test_correlations_of_studies() -> None:
