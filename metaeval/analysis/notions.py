@@ -193,7 +193,8 @@ def correlations(cube: xr.DataTree) -> xr.Dataset:
     -------
     xarray.Dataset (measure, notion)
         As `correlation.correlations` with clean accuracy as the control, and `p`, simultaneous over all pairs
-        of columns that nearly all models have (NaN for others), on the `models_of_p` models with all.
+        of columns that nearly all models have (NaN for others), on the `models_of_p` models with all;
+        families of one size are exchanged as wholes.
     """
     x, y = measures(cube), robustness(cube)
     family = dict(zip(models(cube), families(cube), strict=True))
@@ -206,7 +207,10 @@ def correlations(cube: xr.DataTree) -> xr.Dataset:
     kept = ~np.isnan(np.hstack([x.values[:, kept_x], y.values[:, kept_y]])).any(axis=1)
     if len(kept_x) and len(kept_y) and kept.sum() >= 2:
         p[np.ix_(kept_x, kept_y)] = correlation.largest_by_chance(
-            x.values[kept][:, kept_x], y.values[kept][:, kept_y], seed=seed(cube)
+            x.values[kept][:, kept_x],
+            y.values[kept][:, kept_y],
+            family=np.array(group)[kept],
+            seed=seed(cube),
         )
     found = found.assign(p=(("measure", "notion"), p))
     found = found.assign_coords(measure=x["measure"].values, notion=y["notion"].values)
