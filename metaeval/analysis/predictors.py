@@ -21,8 +21,13 @@ NOT_HYPERPARAMETERS = frozenset(
 CERTAIN = 1e-12
 
 
-def weakest(cube: xr.DataTree) -> xr.Dataset:
+def weakest(cube: xr.DataTree, read: notions.Columns | None = None) -> xr.Dataset:
     """Return for each measure its weakest partial rank correlation over all robustness notions.
+
+    Parameters
+    ----------
+    read : Columns, optional
+        Of this cube, if they are read already.
 
     Returns
     -------
@@ -31,9 +36,10 @@ def weakest(cube: xr.DataTree) -> xr.Dataset:
         Notions that no model or every model shares the value of are left out; the attribute `left_out` names
         them. `sentences` answers whether one measure holds for all notions.
     """
-    x, y = notions.measures(cube), notions.robustness(cube)
+    read = notions.read_columns(cube) if read is None else read
+    x, y, group = read.measures, read.robustness, read.family
     # What is taken as given explains nothing; what is measured on shifts is robustness itself.
-    x = x.sel(measure=[name for name in notions.candidates(cube) if name != "clean accuracy"])
+    x = x.sel(measure=[name for name in notions.candidates(cube, read) if name != "clean accuracy"])
     varied = [
         str(name) for name, column in zip(y["notion"].values, y.values.T, strict=True) if _varies(column)
     ]
@@ -41,8 +47,7 @@ def weakest(cube: xr.DataTree) -> xr.Dataset:
     y = y.sel(notion=varied)
     if not x.sizes["measure"] or not varied:
         raise UsageError("not estimable: there is no measure, or no notion in which models differ")
-    clean = notions.clean_accuracy(cube).values
-    found = correlation.weakest(x.values, y.values, group_of(cube, x), clean, confidence(cube))
+    found = correlation.weakest(x.values, y.values, group, read.clean, confidence(cube))
     names = np.array([*varied, ""], dtype=object)[found["notion"].values.astype(int)]
     found = found.assign(notion=("measure", names)).assign_coords(measure=x["measure"].values)
     return found.assign_attrs(
@@ -50,7 +55,7 @@ def weakest(cube: xr.DataTree) -> xr.Dataset:
         notions=varied,
         left_out=left_out,
         models=x.sizes["model"],
-        families=len(set(group_of(cube, x))),
+        families=len(set(group)),
         sentences=_weakest_sentences(found, varied),
     )
 
@@ -88,12 +93,6 @@ def _weakest_sentences(found: xr.Dataset, varied: Sequence[str]) -> list[str]:
         f"No measure is certain to go with {number} of robustness given clean accuracy; {best} comes "
         f"nearest: {numbers(best)}."
     ]
-
-
-def group_of(cube: xr.DataTree, x: xr.DataArray) -> list[str]:
-    """Return the family of each model of a table of measures."""
-    family = dict(zip(models(cube), notions.families(cube), strict=True))
-    return [family.get(str(name), str(name)) for name in x["model"].values]
 
 
 def hyperparameters(cube: xr.DataTree) -> dict[str, npt.NDArray[np.str_]]:
