@@ -104,9 +104,10 @@ def check(cube: xr.DataTree, read: notions.Columns | None = None) -> list[Findin
     Notes
     -----
     A pair counts as certain if its rank correlation given clean accuracy has an interval over families,
-    simultaneous over the claim's pairs, that excludes 0; of measures of performance, which clean accuracy
-    nearly determines, the plain rank correlation. Gap and relative robustness are coupled with clean
-    accuracy by construction, which is why it is taken as given.
+    simultaneous over the claim's pairs, that excludes 0. Gap and relative robustness are coupled with clean
+    accuracy by construction, which is why it is taken as given. Where measures of performance, which clean
+    accuracy nearly determines, are claimed to go with a notion, theirs is the plain rank correlation: there
+    the coupling pulls the other way.
     """
     read = notions.read_columns(cube) if read is None else read
     kinds = notions.measure_families(cube)
@@ -164,6 +165,7 @@ def _finding(
             "simultaneous": "over the claim's pairs (Bonferroni)",
         },
     )
+    plain &= claim.associated
     lower = np.where(plain, pairs["lower"], pairs["partial_lower"])
     upper = np.where(plain, pairs["upper"], pairs["partial_upper"])
     known = ~np.isnan(lower)
@@ -176,6 +178,7 @@ def _finding(
     verdict = _verdict(claim, int(known.sum()), agreeing, opposing)
     counted = f"{int(known.sum())} of {len(known)} pairs of measure and notion are estimable"
     interval = f"simultaneous {100 * level:.3g} % family jackknife, given clean accuracy"
+    interval += " but for measures of performance" if plain.any() else ""
     if verdict == "not estimable":
         said = f"intervals over families need {correlation.FAMILIES_NEEDED} families and complete measures"
     elif not claim.associated:

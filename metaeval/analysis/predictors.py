@@ -123,7 +123,7 @@ def generalization(cube: xr.DataTree, notion: str, measures: Sequence[str] | Non
     Parameters
     ----------
     notion : str
-        Of `notions.robustness`; the sign error needs an accuracy.
+        Of `notions.robustness`; the sign error needs an accuracy, whose number of samples weighs it.
     measures : sequence of str, optional
         Default: all of `notions.measures`.
 
@@ -151,8 +151,7 @@ def generalization(cube: xr.DataTree, notion: str, measures: Sequence[str] | Non
         raise UsageError(f"no notion {notion!r}; there are {', '.join(map(str, y['notion'].values))}")
     target = y.sel(notion=notion).values
     names = [str(name) for name in x["measure"].values] if measures is None else list(measures)
-    samples = int(cube.children["clean"]["total"].sum())
-    accuracy = notion.endswith("accuracy")
+    samples = _samples(cube, notion)
     columns: dict[str, list[float]] = {}
     psi_of = np.full((len(names), len(settings)), np.nan)
     slices = np.zeros((len(names), len(settings)))
@@ -170,7 +169,7 @@ def generalization(cube: xr.DataTree, notion: str, measures: Sequence[str] | Non
             slices[row] = [tau.slices[key] for key in settings]
             result |= {"psi": tau.mean, "conditional_information": information.value}
             chosen = " and ".join(information.given)
-            if accuracy:
+            if samples > 0 and notion.endswith(" accuracy"):
                 one = np.ones((1, int(known.sum())))
                 r = resampling.spearman(values[known, None], target[known, None], one)[0, 0, 0]
                 turned = -1.0 if r < 0 else 1.0
@@ -220,12 +219,10 @@ def reliability(cube: xr.DataTree) -> dict[str, float]:
         once, since they are the same images; published accuracies without numbers of samples are left out.
     """
     y = notions.robustness(cube)
-    counts = {f"{norm} ": _most(cube, norm) for norm in norms(cube)}
-    counts |= {f"{shift} ": _most(cube, "shifts", shift) for shift in shift_notions.names(cube)}
     found = {}
     for name in map(str, y["notion"].values):
-        samples = next((count for start, count in counts.items() if name.startswith(start)), 0)
-        if name.endswith(" accuracy") and samples > 0:
+        samples = _samples(cube, name)
+        if samples > 0 and name.endswith(" accuracy"):
             values = y.sel(notion=name).values
             values = values[~np.isnan(values)]
             found[name] = correlation.reliability(values, np.sqrt(values * (1 - values) / samples))
@@ -236,7 +233,10 @@ def reliability(cube: xr.DataTree) -> dict[str, float]:
     return found
 
 
-def _most(cube: xr.DataTree, group: str, shift: str = "") -> int:
-    """Return the samples of a norm, or of the largest severity of a shift; not positive where not known."""
-    total = cube.children[group]["total"]
-    return int((total.sel(shift=shift) if shift else total).sum("class").max())
+def _samples(cube: xr.DataTree, notion: str) -> int:
+    """Return the test samples behind a notion; not positive where unknown."""
+    for shift in sorted(shift_notions.names(cube), key=len, reverse=True):
+        if notion.startswith(f"{shift} "):
+            return int(cube.children["shifts"]["total"].sel(shift=shift).sum("class").max())
+    norm = notion.split(" ")[0]
+    return int(cube.children[norm]["total"].sum()) if norm in norms(cube) else 0
