@@ -348,7 +348,8 @@ def reliability(values: npt.ArrayLike, standard_error: npt.ArrayLike) -> float:
     -------
     float
         1 - mean sampling variance / observed variance; negative where noise alone would vary more, NaN
-        for fewer than two models or equal values.
+        for fewer than two models or equal values. Errors are taken as independent: of models that share
+        their samples it is a lower estimate, since shared errors do not reorder them.
     """
     v, e = np.asarray(values, dtype=np.float64), np.asarray(standard_error, dtype=np.float64)
     if v.shape != e.shape or v.ndim != 1:

@@ -28,7 +28,7 @@ class RandomEffects:
     Attributes
     ----------
     estimate, standard_error, lower, upper : ndarray (coefficient,)
-        Intercept first; the interval covers the choice of studies.
+        Intercept first; the interval covers the choice of studies, for method FE their samples only.
     p : ndarray (coefficient,)
         Two-sided, of a coefficient of 0.
     covariance : ndarray (coefficient, coefficient)
@@ -104,9 +104,10 @@ class RandomEffects:
         prediction = f"{percent} prediction interval of a new study {low:.3g} to {high:.3g}"
         if np.isnan(low):
             prediction = f"prediction interval not estimable (k = {self.studies})"
+        covered = "samples of these studies" if self.method == "FE" else "choice of studies"
         return (
             f"Average {what} {self.estimate[0]:.3g} ({percent} {self.lower[0]:.3g} to {self.upper[0]:.3g} "
-            f"over the choice of studies; k = {self.studies}, {self.method}, {self.test}); "
+            f"over the {covered}; k = {self.studies}, {self.method}, {self.test}); "
             f"I2 = {self.i2:.3g} %; {prediction}."
         )
 

@@ -87,6 +87,13 @@ def test_viechtbauer_example(method: meta.Method, expected: float) -> None:
     assert meta.random_effects(EXAMPLE_Y, EXAMPLE_V, method=method).tau2 == pytest.approx(expected, abs=5e-5)
 
 
+def test_the_sentence_says_what_the_interval_covers() -> None:
+    assert "-0.321 over the choice of studies; k = 13, REML, knha" in meta.random_effects(Y, V).sentence()
+    fixed = meta.random_effects(Y, V, method="FE", test="z").sentence()
+    assert "-0.351 over the samples of these studies" in fixed
+    assert "prediction interval not estimable" in fixed
+
+
 @pytest.mark.parametrize("method", list(meta.ESTIMATORS))
 def test_homogeneous_studies(method: meta.Method) -> None:
     found = meta.random_effects((0.10, 0.11, 0.09, 0.10, 0.105), [0.01] * 5, method=method)
