@@ -323,6 +323,8 @@ def _exchangeable(
     """Return positions of models (family, member): families of one block and one size together."""
     group = np.zeros(models) if blocks is None else np.unique(np.asarray(blocks), return_inverse=True)[1]
     own = np.arange(models) if family is None else np.unique(np.asarray(family), return_inverse=True)[1]
+    if group.shape != (models,) or own.shape != (models,):
+        raise UsageError(f"blocks and family need one value for each of {models} models")
     _, member = np.unique(np.stack([group, own]), axis=1, return_inverse=True)
     families = [np.flatnonzero(member == code) for code in range(int(member.max()) + 1)]
     alike: dict[tuple[int, int], list[npt.NDArray[np.int64]]] = {}

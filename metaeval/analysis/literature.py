@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from metaeval.analysis.meta import Method, RandomEffects, Test, random_effects
+from metaeval.analysis.meta import Method, RandomEffects, Test, checked, random_effects
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -31,7 +31,12 @@ def fisher_z(r: npt.ArrayLike, n: npt.ArrayLike, *, rank: bool = False) -> tuple
     rank : bool
         Whether the correlations are Spearman's (Bonett and Wright 2000) and not Pearson's.
     """
-    correlation, size = np.broadcast_arrays(np.asarray(r, dtype=np.float64), np.asarray(n, dtype=np.float64))
+    try:
+        correlation, size = np.broadcast_arrays(
+            np.asarray(r, dtype=np.float64), np.asarray(n, dtype=np.float64)
+        )
+    except ValueError as error:
+        raise UsageError("correlations and their numbers of models do not fit together") from error
     if not (np.abs(correlation) < 1).all():
         raise UsageError("Fisher's z needs correlations strictly between -1 and 1")
     if not (size >= 4).all():
@@ -96,7 +101,7 @@ def egger(y: npt.ArrayLike, v: npt.ArrayLike) -> tuple[float, float]:
     UsageError
         If there are fewer than three studies, all have the same precision, or all lie on one line.
     """
-    estimates, variances = np.asarray(y, dtype=np.float64), np.asarray(v, dtype=np.float64)
+    estimates, variances, _ = checked(y, v)
     error = np.sqrt(variances)
     if len(estimates) < 3 or np.ptp(error) == 0:
         raise UsageError("not estimable: Egger's test needs three studies of different precision")
@@ -121,7 +126,7 @@ def rank_test(y: npt.ArrayLike, v: npt.ArrayLike) -> tuple[float, float]:
     UsageError
         If there are fewer than three studies, or all estimates or all variances are the same.
     """
-    estimates, variances = np.asarray(y, dtype=np.float64), np.asarray(v, dtype=np.float64)
+    estimates, variances, _ = checked(y, v)
     if len(estimates) < 3:
         raise UsageError("not estimable: the rank test needs three studies")
     if np.ptp(estimates) == 0 or np.ptp(variances) == 0:

@@ -19,6 +19,8 @@ Test = Literal["z", "knha", "adhoc"]
 TESTS = ("z", "knha", "adhoc")
 # With fewer studies a prediction interval does not reach its confidence.
 STUDIES_FOR_PREDICTION = 10
+# Below this Q is rounding.
+NO_DIFFERENCE = 1e-20
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,13 @@ class RandomEffects:
         if np.isnan(low):
             prediction = f"prediction interval not estimable (k = {self.studies})"
         covered = "samples of these studies" if self.method == "FE" else "choice of studies"
+        interval = f"{percent} {self.lower[0]:.3g} to {self.upper[0]:.3g} over the {covered}"
+        if self.test == "knha" and self.q < NO_DIFFERENCE:
+            interval = "no interval: all estimates are the same, which this test takes for certainty"
+            prediction = f"prediction interval not estimable (k = {self.studies})"
         return (
-            f"Average {what} {self.estimate[0]:.3g} ({percent} {self.lower[0]:.3g} to {self.upper[0]:.3g} "
-            f"over the {covered}; k = {self.studies}, {self.method}, {self.test}); "
+            f"Average {what} {self.estimate[0]:.3g} "
+            f"({interval}; k = {self.studies}, {self.method}, {self.test}); "
             f"I2 = {self.i2:.3g} %; {prediction}."
         )
 
@@ -152,7 +158,7 @@ def random_effects(
         raise UsageError(_named("method", method, ESTIMATORS))
     if test not in TESTS:
         raise UsageError(_named("test", test, TESTS))
-    problem = _Problem(*_checked(y, v, moderators))
+    problem = _Problem(*checked(y, v, moderators))
     k, p = problem.x.shape
     freedom = k - p
     tau2 = ESTIMATORS[method](problem)
@@ -213,8 +219,8 @@ def _named(kind: str, word: str, allowed: Iterable[str]) -> str:
     return f"{message}; did you mean {near!r}?" if near else message
 
 
-def _checked(
-    y: npt.ArrayLike, v: npt.ArrayLike, moderators: npt.ArrayLike | None
+def checked(
+    y: npt.ArrayLike, v: npt.ArrayLike, moderators: npt.ArrayLike | None = None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return estimates, variances and the design matrix."""
     try:

@@ -244,5 +244,7 @@ def test_refusals() -> None:
         correlation.correlations([[1.0], [np.inf]], [[1.0], [2.0]])
     with pytest.raises(UsageError, match="one value for each"):
         correlation.correlations([[1.0], [2.0]], [[1.0], [2.0]], family=["a"])
+    with pytest.raises(UsageError, match="one value for each of 2 models"):
+        correlation.largest_by_chance([[1.0], [2.0]], [[1.0], [2.0]], family=["a"])
     with pytest.raises(UsageError, match="weights"):
         resampling.pearson([[1.0], [2.0]], [[1.0], [2.0]], [[0.0, 0.0]])

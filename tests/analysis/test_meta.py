@@ -92,6 +92,10 @@ def test_the_sentence_says_what_the_interval_covers() -> None:
     fixed = meta.random_effects(Y, V, method="FE", test="z").sentence()
     assert "-0.351 over the samples of these studies" in fixed
     assert "prediction interval not estimable" in fixed
+    same = meta.random_effects([0.5] * 12, V[:12]).sentence()
+    assert "Average effect 0.5 (no interval: all estimates are the same" in same
+    assert "prediction interval not estimable" in same
+    assert "no interval" not in meta.random_effects([0.5] * 12, V[:12], test="adhoc").sentence()
 
 
 @pytest.mark.parametrize("method", list(meta.ESTIMATORS))
@@ -221,6 +225,12 @@ def test_small_study_tests_of_the_vaccine_trials() -> None:
     # Where all estimates are the same, what is left of them is rounding.
     with pytest.raises(UsageError, match="lie on a line"):
         literature.egger([0.5] * 12, np.linspace(0.01, 0.12, 12))
+    for variances, message in (([0.1, -0.2, 0.3], "positive"), ([0.1, 0.2], "one value per study")):
+        for test in (literature.egger, literature.rank_test):
+            with pytest.raises(UsageError, match=message):
+                test([0.1, 0.2, 0.3], variances)
+    with pytest.raises(UsageError, match="do not fit together"):
+        literature.correlations([0.3, 0.2], [10, 20, 30])
     for estimates, variances in (([0.5] * 4, [0.1, 0.2, 0.3, 0.4]), ([0.1, 0.2, 0.3, 0.4], [0.1] * 4)):
         with pytest.raises(UsageError, match="different estimates and variances"):
             literature.rank_test(estimates, variances)
