@@ -56,6 +56,19 @@ def test_vaccine_trials() -> None:
     assert (laird.tau2, laird.estimate[0]) == pytest.approx((0.3088, -0.7141), abs=5e-5)
 
 
+@pytest.mark.parametrize(
+    ("level", "test", "expected"),
+    [  # rma(..., level = ), predict and confint; metafor knows the ends of Q-profile to 1e-4 only
+        (90, "z", (-1.010246621, -0.4188180633, -1.68145539, 0.2523907061, 0.1410, 0.9098)),
+        (99, "knha", (-1.266767882, -0.1622968024, -2.511081849, 1.082017164, 0.0874, 1.6710)),
+    ],
+)
+def test_other_levels(level: int, test: meta.Test, expected: tuple[float, ...]) -> None:
+    found = meta.random_effects(Y, V, test=test, confidence=level / 100)
+    assert (found.lower[0], found.upper[0], *found.prediction) == pytest.approx(expected[:4], abs=1e-8)
+    assert (found.tau2_lower, found.tau2_upper) == pytest.approx(expected[4:], abs=1e-4)
+
+
 def test_meta_regression_on_latitude() -> None:
     found = meta.random_effects(Y, V, LATITUDE, test="z")
     assert found.tau2 == pytest.approx(0.07634796, abs=1e-7)
