@@ -223,7 +223,7 @@ def test_little_is_said_of_little(tmp_path: Path, text: str, said: str) -> None:
 def test_one_class_one_model_and_ties(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(json.dumps({"label": [0, 0], "prediction": {"m": [0, 0]}}))
     text = text_of(page.render(cube_of(predictions.read([tmp_path / "p.json"]), tmp_path)))
-    assert "Without an attack the accuracy is 100 % (m, 34.2 to 100.0 %)" in text
+    assert "Without an attack the accuracy is 100 % (m, 34.2 to 100 %)" in text
     assert "Models compared" not in text
     said = {"label": [0, 1, 2, 1], "prediction": {"m": [0, 1, 2, 1], "n": [0, 1, 2, 1]}}
     (tmp_path / "q.json").write_text(json.dumps(said))
