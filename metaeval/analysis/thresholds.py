@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import xarray as xr
 from scipy import stats
 
 from metaeval.analysis.bands import check_confidence
 from metaeval.analysis.differences import survivors
-from metaeval.analysis.paired import holm
+from metaeval.analysis.paired import breaking_levels, holm
+from metaeval.analysis.predictors import NOT_HYPERPARAMETERS
+from metaeval.analysis.reading import given_confidence, models, norm_dataset
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -40,8 +43,10 @@ class Threshold:
     table : pandas.DataFrame
         `role` ("primary", "sensitivity", "placebo"), `breakpoint`, `width`, `change` (accuracy lost in the
         width after the breakpoint minus that before it, minus the same of the reference), `standard_error`,
-        `z`, `p` (two-sided, over the choice of samples), `adjusted` (Holm over primary and sensitivity), and
-        `local_p`, the exact binomial test of the model alone. NaN where the curves are not known so far.
+        `z`, `p` (two-sided, over the choice of samples), `adjusted` (Holm over primary and sensitivity),
+        `local_p`, the exact binomial test of the model alone, and the accuracy that the model and the
+        reference lose in the widths `before`, `after`, `reference_before`, `reference_after`. NaN where the
+        curves are not known.
     samples : int
     confidence : float
     """
@@ -52,10 +57,15 @@ class Threshold:
 
     @property
     def overfitted(self) -> bool:
-        """Whether the curve certainly bends down at the breakpoint and at no placebo."""
+        """Whether the curve certainly bends down at the breakpoint and at no placebo.
+
+        It must do so by itself as well: where only the reference flattens out, there is a contrast, but no
+        bend.
+        """
         level = 1 - self.confidence
         main, placebo = self.table.iloc[0], self.table[self.table["role"] == "placebo"]
-        bent = bool(main["adjusted"] < level and main["change"] > 0)
+        alone = main["local_p"] < level and main["after"] > main["before"]
+        bent = bool(main["adjusted"] < level and main["change"] > 0 and alone)
         return bent and not bool(((placebo["p"] < level) & (placebo["change"] > 0)).any())
 
     def sentence(self, model: str, reference: str) -> str:
@@ -80,6 +90,7 @@ def change_of_slope(
     width: float | None = None,
     *,
     limit: float | None = None,
+    levels: npt.ArrayLike | None = None,
     confidence: float = 0.95,
 ) -> Threshold:
     """Test for threshold overfitting by paired samples.
@@ -95,6 +106,8 @@ def change_of_slope(
         Pre-registered; default: a third of `epsilon`.
     limit : float, optional
         Largest epsilon that was attacked; default: the largest finite distance of a model with infinite ones.
+    levels : array_like (level,), optional
+        Of distances known on a grid only, the grid: only what compares accuracies on it is estimated.
     confidence : float
 
     Raises
@@ -121,22 +134,35 @@ def change_of_slope(
         ("placebo", 3 * epsilon / 2, h),
     ):
         row = {"role": role, "breakpoint": point, "width": size}
-        if point + size <= known * (1 + 1e-9):
-            row |= _compare(a, b, point, size)
+        places = np.array([max(point - size, 0.0), point, point + size])
+        on_grid = places if levels is None else _nearest(places, levels)
+        if point + size <= known * (1 + 1e-9) and not np.isnan(on_grid).any():
+            row |= _compare(a, b, on_grid)
         rows.append(row)
-    columns = ["role", "breakpoint", "width", "change", "standard_error", "z", "p", "local_p"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=COLUMNS)
     tested = (table["role"] != "placebo") & table["p"].notna()
     table["adjusted"] = np.nan
     table.loc[tested, "adjusted"] = holm(table.loc[tested, "p"].to_numpy(dtype=np.float64))
     return Threshold(table, len(a), confidence)
 
 
-def _compare(a: FloatArray, b: FloatArray, point: float, width: float) -> dict[str, float]:
+COLUMNS = (
+    *("role", "breakpoint", "width", "change", "standard_error", "z", "p", "local_p"),
+    *("before", "after", "reference_before", "reference_after"),
+)
+
+
+def _nearest(places: FloatArray, levels: npt.ArrayLike) -> FloatArray:
+    """Return the levels that are these places but for rounding, NaN where there is none."""
+    grid = np.asarray(levels, dtype=np.float64)
+    nearest = grid[np.argmin(np.abs(places[:, None] - grid), axis=1)]
+    return np.where(np.abs(nearest - places) <= 1e-9 * places.max(), nearest, np.nan)
+
+
+def _compare(a: FloatArray, b: FloatArray, epsilons: FloatArray) -> dict[str, float]:
     """Return the contrast of two models' scores at one breakpoint and the model's own binomial test."""
-    epsilons = [point - width, point, point + width]
-    own = survivors(a, epsilons).astype(np.float64)
-    contrast = score(*own) - score(*survivors(b, epsilons))
+    own, other = (survivors(d, epsilons).astype(np.float64) for d in (a, b))
+    contrast = score(*own) - score(*other)
     n = len(contrast)
     change = contrast.mean()
     error = np.sqrt(((contrast - change) ** 2).sum() + 1) / n  # one more sample that differs
@@ -148,4 +174,137 @@ def _compare(a: FloatArray, b: FloatArray, point: float, width: float) -> dict[s
         "z": float(change / error),
         "p": float(2 * stats.norm.sf(abs(change) / error)),
         "local_p": float(local),
+        "before": before / n,
+        "after": after / n,
+        "reference_before": float((other[0] - other[1]).mean()),
+        "reference_after": float((other[1] - other[2]).mean()),
     }
+
+
+@dataclass(frozen=True)
+class Bend:
+    """What a cube says of the curve of one model that was trained for an epsilon.
+
+    Attributes
+    ----------
+    model, reference : str
+        `reference` has the same recipe without adversarial training.
+    epsilon : float
+        Of the training.
+    threshold : Threshold
+        Adjusted by Holm over all models of the norm.
+    """
+
+    model: str
+    reference: str
+    epsilon: float
+    threshold: Threshold
+
+
+def from_cube(cube: xr.DataTree, norm: str, *, confidence: float | None = None) -> list[Bend]:
+    """Return the change of slope of each model trained for an epsilon of this norm, where it is estimable.
+
+    That needs a model of the same recipe (architecture and all settings but those of the adversarial
+    training) without adversarial training, both complete, and accuracies at the training epsilon and evenly
+    around it.
+    The width is that of the grid nearest to a third of the training epsilon, and at most half of it, so that
+    no outcome has a say in it.
+    """
+    confidence = given_confidence(cube, confidence)
+    epsilons = trained_epsilons(cube, norm)
+    if not any(epsilon > 0 for epsilon in epsilons.values()):
+        return []
+    recipes = _recipes(cube)
+    distance = breaking_levels(cube, norm)
+    complete = {
+        str(name): row
+        for name, row in zip(distance["model"].values, distance.values, strict=True)
+        if not np.isnan(row).any()
+    }
+    levels = norm_dataset(cube, norm)["epsilon"].values.astype(np.float64)
+    found = []
+    for name, epsilon in epsilons.items():
+        same = [
+            other
+            for other in complete
+            if epsilons.get(other) == 0 and other != name and recipes[other] == recipes[name]
+        ]
+        width = grid_width(levels, epsilon) if epsilon > 0 else np.nan
+        if name in complete and same and not np.isnan(width):
+            threshold = change_of_slope(
+                complete[name],
+                complete[same[0]],
+                epsilon,
+                width,
+                limit=float(levels.max()),
+                levels=levels,
+                confidence=confidence,
+            )
+            found.append(Bend(name, same[0], epsilon, threshold))
+    return _adjusted(found)
+
+
+def trained_epsilons(cube: xr.DataTree, norm: str) -> dict[str, float]:
+    """Return the epsilon that each trained model was trained for, 0 for standard training.
+
+    Models trained for another norm, and those of whose training the cube says nothing, are left out.
+    """
+    if "models" not in cube.children:
+        return {}
+    table = norm_dataset(cube, "models")
+    if "adversarial_epsilon" not in table or table["adversarial_epsilon"].dtype.kind not in "fiu":
+        return {}
+    epsilons = table["adversarial_epsilon"]
+    where = table.get("adversarial_norm", epsilons)
+    rows = zip(table["model"].values, epsilons.values, where.values, strict=True)
+    said = {
+        str(name): float(epsilon)
+        for name, epsilon, place in rows
+        if epsilon == 0 or (epsilon > 0 and str(place) == norm)
+    }
+    return {name: said[name] for name in models(cube) if name in said}
+
+
+def grid_width(levels: npt.ArrayLike, epsilon: float) -> float:
+    """Return the width nearest to a third of epsilon, at most half, by which levels lie around epsilon.
+
+    NaN where epsilon is no level or no two levels lie evenly around it.
+    """
+    grid = np.asarray(levels, dtype=np.float64)
+    widths = epsilon - grid[(grid < epsilon * (1 - 1e-9)) & (grid >= epsilon * (0.5 - 1e-9))]
+    widths = np.minimum(widths, epsilon / 2)
+    around = [
+        width
+        for width in widths
+        if not np.isnan(_nearest(np.array([epsilon - width, epsilon, epsilon + width]), grid)).any()
+    ]
+    return float(min(around, key=lambda width: abs(width - epsilon / 3), default=np.nan))
+
+
+def _recipes(cube: xr.DataTree) -> dict[str, tuple[str, ...]]:
+    """Return of each model its architecture and all settings that are not of its adversarial training."""
+    if "models" not in cube.children:
+        return {}
+    table = norm_dataset(cube, "models").reset_coords()
+    columns = [
+        [str(value) if value == value else "" for value in variable.values]
+        for name, variable in table.data_vars.items()
+        if variable.dims == ("model",)
+        and (name in ("architecture", "source") or name not in NOT_HYPERPARAMETERS)
+        and not str(name).startswith(("training_", "published", "adversarial_", "trades_"))
+    ]
+    return dict(zip(map(str, table["model"].values), zip(*columns, strict=True), strict=True))
+
+
+def _adjusted(found: list[Bend]) -> list[Bend]:
+    """Return the same with Holm's adjustment over the tests of all models."""
+    if not found:
+        return []
+    tables = pd.concat([bend.threshold.table for bend in found], keys=range(len(found)))
+    tested = tables["adjusted"].notna()
+    tables.loc[tested, "adjusted"] = holm(tables.loc[tested, "p"].to_numpy(dtype=np.float64))
+    parts = [part.droplevel(0) for _, part in tables.groupby(level=0)]
+    return [
+        replace(bend, threshold=replace(bend.threshold, table=part))
+        for bend, part in zip(found, parts, strict=True)
+    ]

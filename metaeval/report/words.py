@@ -51,6 +51,11 @@ def points(difference: float) -> str:
     return f"{text.replace('-', '−')}{SPACE}points"
 
 
+def points_interval(lower: float, upper: float) -> str:
+    """Return the ends of an interval of differences in percentage points."""
+    return f"{points(lower).removesuffix(f'{SPACE}points')} to {points(upper)}"
+
+
 def _decimal(value: float) -> str:
     """Return a number of percent with one decimal, but three digits at most."""
     return f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
