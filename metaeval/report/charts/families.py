@@ -73,7 +73,8 @@ def _figure(cube: xr.DataTree, norm: str, notion: str, found: dict[str, families
             "the choice of families (random effects on Fisher's z, REML, Knapp and Hartung); the test "
             "samples and the strength of the attacks are not covered. p is adjusted for all measures of the "
             f"table (Holm). Families with fewer than {families.MODELS_NEEDED} models, or without differences "
-            f"between them, are left out.{shared}"
+            "between them, are left out; a measure with a perfect correlation in a family is not "
+            f"estimable.{shared}"
         ),
         panels="measure",
         finding=_finding(found, others, robust, level),
@@ -97,7 +98,7 @@ def _finding(found: dict[str, families.Combined], others: list[str], robust: str
     measures = len(found) - (CLEAN in found)
     if measures:
         names = f", first {strong(others[0])}" if others else ""
-        verb = "goes" if len(others) == 1 else "go"
+        verb = "go" if len(others) > 1 else "goes"
         said.append(
             f"Of {measures:,} other properties and measures whose correlation inside families is estimable, "
             f"{len(others) or 'none'} certainly {verb} with {robust} in the average family (Holm-adjusted "
@@ -192,4 +193,6 @@ def _table(found: dict[str, families.Combined], p: dict[str, float]) -> str:
             ]
         )
     header = ["measure", "average correlation", "adjusted p", "I²", "another family", "families"]
-    return html_table(header, rows, "Correlation in the average family, of every measure")
+    return html_table(
+        header, rows, "Correlation in the average family, of every measure for which it is estimable"
+    )

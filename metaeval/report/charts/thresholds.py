@@ -48,7 +48,7 @@ def _figure(cube: xr.DataTree, norm: str, bends: list[thresholds.Bend]) -> Figur
         reading=(
             "Each mark is the accuracy that a model loses just beyond the ε it was trained for minus what it "
             "loses just before it, less the same of its recipe without adversarial training: right of zero "
-            "its curve bends down there. Grey ticks are the same at half and at three halves of that ε, "
+            "it bends down more than that. Grey ticks are the same at half and at three halves of that ε, "
             "where nothing should bend."
         ),
         description=(
@@ -106,7 +106,7 @@ def _half_width(bend: thresholds.Bend) -> float:
 
 def _spec(names: list[str], rows: list[list[object]]) -> dict[str, object]:
     y = style.model_axis([str(row[0]) for row in rows])
-    axis, title = alt.Axis(format="+%"), "bend at the training ε"
+    axis, title = alt.Axis(format="+%", tickCount=6), "bend at the training ε"
     # Of many models the legend checks the leading ones, and none of those may be trained for an ε.
     drawn = f"indexof({json.dumps([row[0] for row in rows[:SHOWN]])}, datum.model) >= 0"
     chosen = style.base().transform_filter(style.CHOSEN if len(names) <= style.SHOWN_MODELS else drawn)
@@ -160,7 +160,7 @@ def _table(bends: list[thresholds.Bend]) -> str:
             ]
         )
     header = [
-        *("model", "training ε", "change", "adjusted p", "lost before, after", "the same without training"),
+        *("model", "training ε", "change", "adjusted p", "lost before, after", "reference: before, after"),
         *("change at ε / 2", "change at 3 ε / 2", "bends down"),
     ]
     return html_table(header, rows, "Accuracy lost just before and just beyond the training ε")
