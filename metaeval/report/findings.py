@@ -223,12 +223,16 @@ def clean(cube: xr.DataTree) -> list[str]:
         ends = words.interval(float(at["lower"]), float(at["upper"]))
         return f"{_percent(float(at['accuracy']))} ({strong(str(at['model'].item()))}, {ends})"
 
+    there = len(face["model"])
+    some = f" of {len(order)} of {there} models (the others are not complete)" if len(order) < there else ""
     if len(order) == 1:
-        return [f"Without an attack the accuracy is {say(int(order[0]))}."]
+        alone = f"; of {there} models only this one is complete" if there > 1 else ""
+        return [f"Without an attack the accuracy is {say(int(order[0]))}{alone}."]
     if known["accuracy"].values[order[0]] == known["accuracy"].values[order[-1]]:
         share = _percent(float(known["accuracy"].values[0]))
-        return [f"Without an attack every model has the same accuracy, {share}."]
-    return [f"Without an attack accuracies span {say(int(order[-1]))} to {say(int(order[0]))}."]
+        which = f"every one{some}" if some else "every model"
+        return [f"Without an attack {which} has the same accuracy, {share}."]
+    return [f"Without an attack accuracies{some} span {say(int(order[-1]))} to {say(int(order[0]))}."]
 
 
 def completeness(cube: xr.DataTree) -> list[str]:

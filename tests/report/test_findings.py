@@ -206,6 +206,19 @@ def test_class_difference_with_its_yardstick() -> None:
     assert "would show about 7.9 points by chance" in sentence
 
 
+def test_clean_accuracies_say_of_how_many_models() -> None:
+    cube = handmade_cube(models=["a", "b", "c"])
+    group = cube["clean"].to_dataset()
+    for name in ("accuracy", "correct"):
+        group[name] = (
+            group[name].astype(float).where(group["model"] != "b", np.nan if name == "accuracy" else -1)
+        )
+    cube["clean"] = group
+    (said,) = findings.clean(cube)
+    assert said.startswith("Without an attack accuracies of 2 of 3 models (the others are not complete) span")
+    assert "<strong>b</strong>" not in said
+
+
 def test_signs_of_doubt_in_words() -> None:
     cube = handmade_cube(
         flags={
