@@ -45,8 +45,9 @@ class Threshold:
         width after the breakpoint minus that before it, minus the same of the reference), `standard_error`,
         `z`, `p` (two-sided, over the choice of samples), `adjusted` (Holm over primary and sensitivity),
         `local_p`, the exact binomial test of the model alone, and the accuracy that the model and the
-        reference lose in the widths `before`, `after`, `reference_before`, `reference_after`. NaN where the
-        curves are not known.
+        reference lose in the widths `before`, `after`, `reference_before`, `reference_after`; of placebos
+        `excess` (change of the model alone at the breakpoint minus that here), `excess_error` and one-sided
+        `excess_p`. NaN where the curves are not known.
     samples : int
     confidence : float
     """
@@ -56,17 +57,23 @@ class Threshold:
     confidence: float
 
     @property
-    def overfitted(self) -> bool:
-        """Whether the curve certainly bends down at the breakpoint and at no placebo.
+    def bend_p(self) -> float:
+        """Largest p of all that a bend at the breakpoint needs: NaN where it is not estimable.
 
-        It must do so by itself as well: where only the reference flattens out, there is a contrast, but no
-        bend.
+        The model loses more than its reference does, more after the breakpoint than before it, and that by
+        more than at both placebos. Without the second a reference that flattens out would make a bend,
+        without the third any smooth curve that steepens; a placebo that merely shows nothing is no evidence.
         """
-        level = 1 - self.confidence
         main, placebo = self.table.iloc[0], self.table[self.table["role"] == "placebo"]
-        alone = main["local_p"] < level and main["after"] > main["before"]
-        bent = bool(main["adjusted"] < level and main["change"] > 0 and alone)
-        return bent and not bool(((placebo["p"] < level) & (placebo["change"] > 0)).any())
+        needed = [main["adjusted"], main["local_p"], *placebo["excess_p"]]
+        if np.isnan(needed).any():
+            return float("nan")
+        return float(max(needed)) if main["change"] > 0 and main["after"] > main["before"] else 1.0
+
+    @property
+    def overfitted(self) -> bool:
+        """Whether the curve certainly bends down at the breakpoint, more than elsewhere."""
+        return self.bend_p < 1 - self.confidence
 
     def sentence(self, model: str, reference: str) -> str:
         """Return in words whether and how much faster the curve falls beyond the breakpoint."""
@@ -76,10 +83,13 @@ class Threshold:
             return f"Change of slope of {model} {where}: not estimable, the curves are not known that far."
         half = stats.norm.isf((1 - self.confidence) / 2) * main["standard_error"]
         found = "bends down" if self.overfitted else "is not shown to bend down"
+        bend = f"p of a bend = {self.bend_p:.2g}"
+        if np.isnan(self.bend_p):
+            bend = "a bend is not estimable, half and three halves of this epsilon are not known"
         return (
             f"The curve of {model} {found} {where}: {main['change']:.3g} more accuracy is lost after it than "
             f"before, compared with {reference} ({100 * self.confidence:.3g} % +-{half:.2g} over test "
-            f"samples, n = {self.samples}, paired; adjusted p = {main['adjusted']:.2g})."
+            f"samples, n = {self.samples}, paired; {bend})."
         )
 
 
@@ -125,7 +135,8 @@ def change_of_slope(
         raise UsageError(f"width {h} must be positive and at most half of epsilon {epsilon}")
     ends = [np.max(d[np.isfinite(d)], initial=0.0) for d in (a, b) if np.isinf(d).any()]
     known = min(ends, default=np.inf) if limit is None else limit
-    rows = []
+    rows: list[dict[str, object]] = []
+    main: FloatArray | None = None
     for role, point, size in (
         ("primary", epsilon, h),
         ("sensitivity", epsilon, h / 2),
@@ -133,11 +144,16 @@ def change_of_slope(
         ("placebo", epsilon / 2, h),
         ("placebo", 3 * epsilon / 2, h),
     ):
-        row = {"role": role, "breakpoint": point, "width": size}
+        row: dict[str, object] = {"role": role, "breakpoint": point, "width": size}
         places = np.array([max(point - size, 0.0), point, point + size])
         on_grid = places if levels is None else _nearest(places, levels)
         if point + size <= known * (1 + 1e-9) and not np.isnan(on_grid).any():
             row |= _compare(a, b, on_grid)
+            own = score(*survivors(a, on_grid))
+            if role == "primary":
+                main = own
+            elif role == "placebo" and main is not None:
+                row |= _excess(main - own)
         rows.append(row)
     table = pd.DataFrame(rows, columns=COLUMNS)
     tested = (table["role"] != "placebo") & table["p"].notna()
@@ -149,6 +165,7 @@ def change_of_slope(
 COLUMNS = (
     *("role", "breakpoint", "width", "change", "standard_error", "z", "p", "local_p"),
     *("before", "after", "reference_before", "reference_after"),
+    *("excess", "excess_error", "excess_p"),
 )
 
 
@@ -162,15 +179,13 @@ def _nearest(places: FloatArray, levels: npt.ArrayLike) -> FloatArray:
 def _compare(a: FloatArray, b: FloatArray, epsilons: FloatArray) -> dict[str, float]:
     """Return the contrast of two models' scores at one breakpoint and the model's own binomial test."""
     own, other = (survivors(d, epsilons).astype(np.float64) for d in (a, b))
-    contrast = score(*own) - score(*other)
-    n = len(contrast)
-    change = contrast.mean()
-    error = np.sqrt(((contrast - change) ** 2).sum() + 1) / n  # one more sample that differs
+    change, error = _mean_with_error(score(*own) - score(*other))
+    n = len(a)
     before, after = int((own[0] - own[1]).sum()), int((own[1] - own[2]).sum())
     local = stats.binomtest(after, before + after, 0.5).pvalue if before + after else 1.0
     return {
-        "change": float(change),
-        "standard_error": float(error),
+        "change": change,
+        "standard_error": error,
         "z": float(change / error),
         "p": float(2 * stats.norm.sf(abs(change) / error)),
         "local_p": float(local),
@@ -179,6 +194,18 @@ def _compare(a: FloatArray, b: FloatArray, epsilons: FloatArray) -> dict[str, fl
         "reference_before": float((other[0] - other[1]).mean()),
         "reference_after": float((other[1] - other[2]).mean()),
     }
+
+
+def _excess(values: FloatArray) -> dict[str, float]:
+    """Return how much larger the model's own change is at the breakpoint than at a placebo."""
+    excess, error = _mean_with_error(values)
+    return {"excess": excess, "excess_error": error, "excess_p": float(stats.norm.sf(excess / error))}
+
+
+def _mean_with_error(values: FloatArray) -> tuple[float, float]:
+    """Return the mean over samples and its standard error, with one more sample that differs."""
+    mean = values.mean()
+    return float(mean), float(np.sqrt(((values - mean) ** 2).sum() + 1) / len(values))
 
 
 @dataclass(frozen=True)
@@ -192,13 +219,20 @@ class Bend:
     epsilon : float
         Of the training.
     threshold : Threshold
-        Adjusted by Holm over all models of the norm.
+    p : float
+        Of a bend, adjusted by Holm over all models of the norm; NaN where that is not estimable.
     """
 
     model: str
     reference: str
     epsilon: float
     threshold: Threshold
+    p: float
+
+    @property
+    def certain(self) -> bool:
+        """Whether the curve certainly bends down at the training epsilon."""
+        return self.p < 1 - self.threshold.confidence
 
 
 def from_cube(cube: xr.DataTree, norm: str, *, confidence: float | None = None) -> list[Bend]:
@@ -240,7 +274,7 @@ def from_cube(cube: xr.DataTree, norm: str, *, confidence: float | None = None) 
                 levels=levels,
                 confidence=confidence,
             )
-            found.append(Bend(name, same[0], epsilon, threshold))
+            found.append(Bend(name, same[0], epsilon, threshold, threshold.bend_p))
     return _adjusted(found)
 
 
@@ -297,14 +331,8 @@ def _recipes(cube: xr.DataTree) -> dict[str, tuple[str, ...]]:
 
 
 def _adjusted(found: list[Bend]) -> list[Bend]:
-    """Return the same with Holm's adjustment over the tests of all models."""
-    if not found:
-        return []
-    tables = pd.concat([bend.threshold.table for bend in found], keys=range(len(found)))
-    tested = tables["adjusted"].notna()
-    tables.loc[tested, "adjusted"] = holm(tables.loc[tested, "p"].to_numpy(dtype=np.float64))
-    parts = [part.droplevel(0) for _, part in tables.groupby(level=0)]
-    return [
-        replace(bend, threshold=replace(bend.threshold, table=part))
-        for bend, part in zip(found, parts, strict=True)
-    ]
+    """Return the same with Holm's adjustment over all models."""
+    p = np.array([bend.p for bend in found])
+    tested = ~np.isnan(p)
+    p[tested] = holm(p[tested])
+    return [replace(bend, p=float(value)) for bend, value in zip(found, p, strict=True)]

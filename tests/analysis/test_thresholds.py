@@ -141,16 +141,40 @@ def test_bends_of_a_cube() -> None:
     cube = trained_cube()
     found = thresholds.from_cube(cube, "linf")
     assert [(bend.model, bend.reference) for bend in found] == [("cnn-4", "cnn-0"), ("mlp-4", "mlp-0")]
-    assert [bend.threshold.overfitted for bend in found] == [True, False]
+    assert [bend.certain for bend in found] == [True, False]
     cells = cube["samples/linf"]["distance"].values[:, 0]
     broken = {e: (cells <= e / 20 + 1e-12) for e in (3, 4, 5)}
     scores = (broken[5] ^ broken[4]).astype(int) - (broken[4] ^ broken[3]).astype(int)
     main = found[0].threshold.table.iloc[0]
     assert main["width"] == pytest.approx(1 / 20)
     assert main["change"] == pytest.approx((scores[1] - scores[0]).mean())
-    p = np.concatenate([bend.threshold.table["p"].iloc[:3].dropna() for bend in found])
-    adjusted = np.concatenate([bend.threshold.table["adjusted"].iloc[:3].dropna() for bend in found])
-    np.testing.assert_allclose(adjusted, multipletests(p, method="holm")[1])
+    alone = [bend.threshold.bend_p for bend in found]
+    np.testing.assert_allclose([bend.p for bend in found], multipletests(alone, method="holm")[1])
+
+
+def test_a_smooth_curve_is_no_bend_and_more_samples_find_one() -> None:
+    """Weibull distances: the reference has fallen where the model steepens, without any bend."""
+    random = np.random.default_rng(8)
+    smooth, bends = 0, 0
+    for _ in range(60):
+        model, reference = 0.2 * random.weibull(2.5, 1000), 0.06 * random.weibull(2.0, 1000)
+        smooth += thresholds.change_of_slope(model, reference, 0.1).overfitted
+        pulled = (model > 0.1) & (random.random(1000) < 0.25)
+        kinked = np.where(pulled, 0.1 + 0.03 * random.random(1000), model)
+        bends += thresholds.change_of_slope(kinked, reference, 0.1).overfitted
+    assert smooth / 60 <= 0.05
+    assert bends / 60 >= 0.9
+
+
+def test_a_bend_needs_the_comparison_elsewhere() -> None:
+    random = np.random.default_rng(9)
+    a, b = bent(random, 600, 0.6), random.exponential(2.0, 600)
+    assert thresholds.change_of_slope(a, b, 1.0).overfitted
+    found = thresholds.change_of_slope(a, b, 1.0, limit=1.4)
+    assert found.table["adjusted"].iloc[0] < 0.001
+    assert np.isnan(found.bend_p)
+    assert not found.overfitted
+    assert "a bend is not estimable" in found.sentence("A", "B")
 
 
 def test_only_the_same_recipe_is_a_reference() -> None:

@@ -48,11 +48,6 @@ def _figure(cube: xr.DataTree, norm: str, notion: str, found: dict[str, families
     shown = [*([CLEAN] if CLEAN in found else []), *others[:SHOWN_MEASURES]] or sorted(
         p, key=lambda name: p[name]
     )[:1]
-    shared = (
-        " Measures and robustness of the same samples share their errors."
-        if notions.measure_families(cube)
-        else ""
-    )
     return Figure(
         name=f"families-{norm}",
         title=f"Correlation with {robust} inside families",
@@ -73,8 +68,8 @@ def _figure(cube: xr.DataTree, norm: str, notion: str, found: dict[str, families
             "the choice of families (random effects on Fisher's z, REML, Knapp and Hartung); the test "
             "samples and the strength of the attacks are not covered. p is adjusted for all measures of the "
             f"table (Holm). Families with fewer than {families.MODELS_NEEDED} models, or without differences "
-            "between them, are left out; a measure with a perfect correlation in a family is not "
-            f"estimable.{shared}"
+            "between them, are left out; a measure with a perfect correlation in a family is not estimable. "
+            "Clean accuracy and measures share their errors with robustness on the same samples."
         ),
         panels="measure",
         finding=_finding(found, others, robust, level),

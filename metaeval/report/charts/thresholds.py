@@ -15,7 +15,7 @@ from metaeval.report import words
 from metaeval.report.charts import style
 from metaeval.report.figures import Data, Figure
 from metaeval.report.tables import Cell, html_table
-from metaeval.report.words import strong
+from metaeval.report.words import escape, strong
 
 SHOWN = 30
 """Of more models than the legend checks at first the chart holds so many, the largest changes first."""
@@ -59,10 +59,12 @@ def _figure(cube: xr.DataTree, norm: str, bends: list[thresholds.Bend]) -> Figur
         data=Data(COLUMNS, rows),
         table=_table(bends),
         covers=(
-            f"Intervals are at {level} for each number alone and cover the choice of the {samples}; p is "
-            "adjusted for all models and widths (Holm). A curve counts as bent only if it falls faster by "
-            "itself too (exact binomial test) and not at the grey ticks. The width is that of the evaluated "
-            "ε nearest to a third of the training ε. The strength of the attacks is not covered."
+            f"Intervals are at {level} for each number alone and cover the choice of the {samples}. A curve "
+            "counts as bent only if it loses more than its recipe's, more beyond the training ε than before "
+            "it (exact binomial test), and that by more than at half and at three halves of that ε; p is the "
+            "largest of these tests, adjusted for all models (Holm). A smooth curve that is steepest just "
+            "there looks the same. The width is that of the evaluated ε nearest to a third of the training "
+            "ε. The strength of the attacks is not covered."
             f"{_left_out(cube, norm, len(bends))}"
         ),
         finding=_finding(bends, name, level, samples),
@@ -92,10 +94,10 @@ def _row(bend: thresholds.Bend) -> list[object]:
         style.rounded(float(main["width"])),
         style.rounded(float(main["change"])),
         *ends,
-        style.rounded(float(main["adjusted"])),
+        style.rounded(bend.p),
         *numbers,
         *(style.rounded(float(value)) for value in placebo),
-        bend.threshold.overfitted,
+        bend.certain,
     ]
 
 
@@ -150,13 +152,13 @@ def _table(bends: list[thresholds.Bend]) -> str:
                 bend.model,
                 Cell(words.number(bend.epsilon), (f"± {words.number(float(main['width']))}",)),
                 Cell(words.points(change), (words.points_interval(change - half, change + half),)),
-                Cell(words.p_value(float(main["adjusted"]))),
+                Cell("not estimable", kind="missing") if np.isnan(bend.p) else Cell(words.p_value(bend.p)),
                 *(
                     Cell(f"{words.points(float(main[before]))}, {words.points(float(main[after]))}")
                     for before, after in (("before", "after"), ("reference_before", "reference_after"))
                 ),
                 *(_elsewhere(float(value)) for value in placebo["change"]),
-                Cell("yes" if bend.threshold.overfitted else "not certain", kind="text"),
+                Cell("yes" if bend.certain else "not certain", kind="text"),
             ]
         )
     header = [
@@ -174,37 +176,33 @@ def _elsewhere(change: float) -> Cell:
 
 def _finding(bends: list[thresholds.Bend], name: str, level: str, samples: str) -> str:
     """Return which curves bend at the training epsilon, or what could have gone unnoticed, as HTML."""
-    bent = [bend for bend in bends if bend.threshold.overfitted]
+    bent = [bend for bend in bends if bend.certain]
     shown = max(bent or bends, key=lambda bend: float(bend.threshold.table["change"].iloc[0]))
     main, half = shown.threshold.table.iloc[0], _half_width(shown)
     change = float(main["change"])
     interval = words.points_interval(change - half, change + half)
-    p = words.escape(words.p_value(float(main["adjusted"])))
+    p = f"adjusted {escape(words.p_value(shown.p))}"
+    if np.isnan(shown.p):
+        p = "not testable, nothing was evaluated around half and three halves of that ε"
     size = (
-        f"{strong(shown.model)} at ε = {words.number(shown.epsilon)}, {words.points(change)} ({level} "
-        f"interval {interval} over {samples}, paired; adjusted {p})"
+        f"{strong(shown.model)} at ε = {words.number(shown.epsilon)}, {words.points(change)} more than its "
+        f"recipe ({level} interval {interval} over {samples}, paired; {p})"
     )
     number = f"{words.plural(len(bends), 'model')} trained under {name} attack"
     if bent:
-        unchecked = sum(bool(_unchecked(bend)) for bend in bent)
-        note = f"; for {unchecked} of them nothing was evaluated to compare with elsewhere" * bool(unchecked)
-        verb = "loses" if len(bent) == 1 else "lose"
+        verb = "falls" if len(bent) == 1 else "fall"
         return (
-            f"Threshold overfitting: of {number} {len(bent)} certainly {verb} accuracy faster just beyond "
-            f"the training ε than just before it, most {size}{note}."
+            f"Threshold overfitting: of the curves of {number} {len(bent)} certainly {verb} faster just "
+            f"beyond the training ε than just before it, and more so than elsewhere, most that of {size}."
         )
-    tests = sum(int(bend.threshold.table["adjusted"].notna().sum()) for bend in bends)
-    quantiles = stats.norm.isf((1 - shown.threshold.confidence) / 2 / tests) + stats.norm.ppf(0.8)
-    missed = max(float(bend.threshold.table["standard_error"].iloc[0]) for bend in bends) * quantiles
+    tested = max(sum(not np.isnan(bend.p) for bend in bends), 1)
+    quantiles = stats.norm.isf((1 - shown.threshold.confidence) / 2 / tested) + stats.norm.ppf(0.8)
+    keys = ["standard_error", "excess_error"]
+    missed = quantiles * max(np.nanmax(bend.threshold.table[keys].to_numpy()) for bend in bends)
     of = f"none of {number}" if len(bends) > 1 else f"the one model trained under {name} attack"
     certain = "is it certain" if len(bends) > 1 else "it is not certain"
     return (
-        f"Threshold overfitting: for {of} {certain} that accuracy falls faster just beyond the training ε "
-        f"than just before it; the {'largest ' * (len(bends) > 1)}change is that of {size}, and one below "
-        f"about {words.points(min(missed, 2))} would usually go unnoticed."
+        f"Threshold overfitting: for {of} {certain} that the curve bends down at the training ε; the "
+        f"{'largest ' * (len(bends) > 1)}change of slope is that of {size}, and one below about "
+        f"{words.points(min(missed, 2))} would usually go unnoticed."
     )
-
-
-def _unchecked(bend: thresholds.Bend) -> bool:
-    table = bend.threshold.table
-    return bool(table.loc[table["role"] == "placebo", "change"].isna().all())
