@@ -13,6 +13,7 @@ from scipy import stats
 
 from metaeval.analysis import paired
 from metaeval.report import findings, sections, words
+from metaeval.report.figures import make_figures
 
 ONE = {"linf": [(0.0, "0"), (2 / 255, "2/255")]}
 
@@ -290,3 +291,11 @@ def test_a_masked_leader_is_not_announced_without_a_warning() -> None:
         first = findings.findings(handmade_cube(flags={("linf", model, "apgd-ce", "zero_gradient"): 1.0}))[0]
         assert "<strong>middle</strong> has the highest" in first
         assert ("Beware" in first) == warned
+
+
+def test_what_intervals_cover_counts_the_samples() -> None:
+    made = {figure.name: figure.covers for figure in make_figures(handmade_cube(samples=1, classes=["all"]))}
+    assert "choice of the 1 test sample, not" in made["reference-linf-0"]
+    assert "choice of the 1 test sample, not" in made["curves-linf"]
+    sizes = {figure.name: figure.covers for figure in make_figures(handmade_cube())}
+    assert "choice of the test samples (20 per class), not" in sizes["classes-linf"]
