@@ -109,7 +109,9 @@ def test_distances_on_a_grid_are_compared_at_its_levels_only() -> None:
 LEVELS = [(i / 20, f"{i}/20") for i in range(9)]
 
 
-def trained_cube(extra: float = 0.7, samples: int = 600, **training: object) -> xr.DataTree:
+def trained_cube(
+    extra: float = 0.7, samples: int = 600, levels: list[tuple[float, str]] = LEVELS, **training: object
+) -> xr.DataTree:
     """Return models of two architectures; "cnn-4" and "mlp-4" are trained for 4/20, the first bends there."""
     names = ("cnn-0", "cnn-4", "mlp-0", "mlp-4", "lonely")
     random = np.random.default_rng(5)
@@ -122,7 +124,7 @@ def trained_cube(extra: float = 0.7, samples: int = 600, **training: object) -> 
         models=names,
         attacks=("x",),
         samples=samples,
-        norms={"linf": LEVELS},
+        norms={"linf": levels},
         distances={"linf": distance},
         reference=["4/20"],
     )

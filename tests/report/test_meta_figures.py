@@ -80,6 +80,16 @@ def test_no_bend_is_said_with_what_could_go_unnoticed() -> None:
     assert "not certain" in figure.table
 
 
+def test_without_the_comparison_elsewhere_no_bend_is_claimed() -> None:
+    coarse = [(0.0, "0"), (3 / 20, "3/20"), (4 / 20, "4/20"), (5 / 20, "5/20")]
+    (figure,) = made(trained_cube(levels=coarse), "thresholds")
+    said = plain(figure.finding)
+    assert "Threshold overfitting of 2 models trained under ℓ∞ attack is not estimable" in said
+    assert "certain" not in said
+    assert "not estimable" in figure.table
+    assert [row[7] for row in figure.data.rows] == [None, None]
+
+
 def test_transfer_says_what_is_certain() -> None:
     cube = two_norms()
     (figure,) = made(cube, "transfer")

@@ -176,33 +176,40 @@ def _elsewhere(change: float) -> Cell:
 
 def _finding(bends: list[thresholds.Bend], name: str, level: str, samples: str) -> str:
     """Return which curves bend at the training epsilon, or what could have gone unnoticed, as HTML."""
-    bent = [bend for bend in bends if bend.certain]
-    shown = max(bent or bends, key=lambda bend: float(bend.threshold.table["change"].iloc[0]))
+    number = f"{words.plural(len(bends), 'model')} trained under {name} attack"
+    tested = [bend for bend in bends if not np.isnan(bend.p)]
+    bent = [bend for bend in tested if bend.certain]
+    shown = max(bent or tested or bends, key=lambda bend: float(bend.threshold.table["change"].iloc[0]))
     main, half = shown.threshold.table.iloc[0], _half_width(shown)
     change = float(main["change"])
     interval = words.points_interval(change - half, change + half)
-    p = f"adjusted {escape(words.p_value(shown.p))}"
-    if np.isnan(shown.p):
-        p = "not testable, nothing was evaluated around half and three halves of that ε"
+    p = "" if np.isnan(shown.p) else f"; adjusted {escape(words.p_value(shown.p))}"
     size = (
         f"{strong(shown.model)} at ε = {words.number(shown.epsilon)}, {words.points(change)} more than its "
-        f"recipe ({level} interval {interval} over {samples}, paired; {p})"
+        f"recipe ({level} interval {interval} over {samples}, paired{p})"
     )
-    number = f"{words.plural(len(bends), 'model')} trained under {name} attack"
+    if not tested:
+        return (
+            f"Threshold overfitting of {number} is not estimable, since nothing was evaluated around half "
+            f"and three halves of the training ε to compare with; the largest change of slope is that of {size}."
+        )
+    left_out = len(bends) - len(tested)
+    rest = f"; for {left_out} more it is not estimable" if left_out else ""
+    number = f"{words.plural(len(tested), 'model')} trained under {name} attack"
     if bent:
         verb = "falls" if len(bent) == 1 else "fall"
         return (
             f"Threshold overfitting: of the curves of {number} {len(bent)} certainly {verb} faster just "
-            f"beyond the training ε than just before it, and more so than elsewhere, most that of {size}."
+            "beyond the training ε than just before it, and more so than elsewhere, most that of "
+            f"{size}{rest}."
         )
-    tested = max(sum(not np.isnan(bend.p) for bend in bends), 1)
-    quantiles = stats.norm.isf((1 - shown.threshold.confidence) / 2 / tested) + stats.norm.ppf(0.8)
+    quantiles = stats.norm.isf((1 - shown.threshold.confidence) / 2 / len(tested)) + stats.norm.ppf(0.8)
     keys = ["standard_error", "excess_error"]
-    missed = quantiles * max(np.nanmax(bend.threshold.table[keys].to_numpy()) for bend in bends)
-    of = f"none of {number}" if len(bends) > 1 else f"the one model trained under {name} attack"
-    certain = "is it certain" if len(bends) > 1 else "it is not certain"
+    missed = quantiles * max(np.nanmax(bend.threshold.table[keys].to_numpy()) for bend in tested)
+    of = f"none of {number}" if len(tested) > 1 else f"the one model trained under {name} attack"
+    certain = "is it certain" if len(tested) > 1 else "it is not certain"
     return (
         f"Threshold overfitting: for {of} {certain} that the curve bends down at the training ε; the "
-        f"{'largest ' * (len(bends) > 1)}change of slope is that of {size}, and one below about "
-        f"{words.points(min(missed, 2))} would usually go unnoticed."
+        f"{'largest ' * (len(tested) > 1)}change of slope is that of {size}, and one below about "
+        f"{words.points(min(missed, 2))} would usually go unnoticed{rest}."
     )
