@@ -191,7 +191,8 @@ def _finding(bends: list[thresholds.Bend], name: str, level: str, samples: str) 
     if not tested:
         return (
             f"Threshold overfitting of {number} is not estimable, since nothing was evaluated around half "
-            f"and three halves of the training ε to compare with; the largest change of slope is that of {size}."
+            "and three halves of the training ε to compare with; the largest change of slope is that of "
+            f"{size}."
         )
     left_out = len(bends) - len(tested)
     rest = f"; for {left_out} more it is not estimable" if left_out else ""
