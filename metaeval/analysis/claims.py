@@ -180,7 +180,8 @@ def _finding(
     interval = f"simultaneous {100 * level:.3g} % family jackknife, given clean accuracy"
     interval += " but for measures of performance" if plain.any() else ""
     if verdict == "not estimable":
-        said = f"intervals over families need {correlation.FAMILIES_NEEDED} families and complete measures"
+        said = f"intervals over families need {correlation.FAMILIES_NEEDED} families and measures that are "
+        said += "complete and differ between models"
     elif not claim.associated:
         widest = float(np.max((upper - lower)[known]) / 2)
         said = f"{agreeing + opposing} of them certainly go together ({interval}"
