@@ -1,4 +1,4 @@
-"""Meta-analysis of one rank correlation over families of models or over cubes: labelled results."""
+"""Meta-analysis of one rank correlation over cubes, as of several data sets (over families: families.py)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ import xarray as xr
 from scipy import stats
 
 from metaeval.analysis import correlation, literature, meta, notions
-from metaeval.analysis.reading import given_confidence
 from metaeval.errors import UsageError, unknown
 
 FloatArray = npt.NDArray[np.float64]
-# Fisher's z has a sampling variance from four models on.
-MODELS_NEEDED = 4
 
 
 @dataclass(frozen=True)
@@ -29,13 +26,17 @@ class _Study:
     families: int
 
 
-def over_families(
-    cube: xr.DataTree, measure: str, notion: str, confidence: float | None = None
+def over_cubes(
+    cubes: Mapping[str, xr.DataTree], measure: str, notion: str, confidence: float = 0.95
 ) -> xr.Dataset:
-    """Return a measure's rank correlation with a notion inside each family, and their average.
+    """Return a measure's rank correlation with a notion in each cube, and their average.
+
+    A cube's sampling variance is that of the family jackknife.
 
     Parameters
     ----------
+    cubes : mapping
+        Cubes by the label of each.
     measure : str
         Of `notions.measures`.
     notion : str
@@ -46,46 +47,14 @@ def over_families(
     xarray.Dataset (study)
         `spearman` with `lower` and `upper`, `weight` in percent, `models`, `families`. Attributes: `average`,
         `average_lower`, `average_upper` and `prediction` (correlations; NaN where not estimable); `tau2`,
-        `i2`, `q`, `q_p` of Fisher's z; `left_out`, families of fewer than four models or without a
+        `i2`, `q`, `q_p` of Fisher's z; `left_out`, cubes of fewer than five families or without a
         correlation between -1 and 1; `sentences`.
 
     Raises
     ------
     UsageError
-        If a name is not there, or fewer than two families are left.
-    """
-    read = notions.read_columns(cube)
-    x, y, family = *_columns(read, measure, notion), np.array(read.family)
-    studies = {}
-    for name in map(str, dict.fromkeys(read.family)):
-        own = family == name
-        one = correlation.correlations(x[own, None], y[own, None])
-        rho, number = one["spearman"].item(), int(one["models"].item())
-        if number >= MODELS_NEEDED and abs(rho) < 1 - 1e-12:
-            (z,), (variance,) = literature.fisher_z([rho], [number], rank=True)
-            studies[name] = _Study(float(z), float(variance), number, 1)
-    left_out = [name for name in map(str, dict.fromkeys(read.family)) if name not in studies]
-    return _pooled(
-        studies,
-        left_out,
-        f"rank correlation of {measure} with {notion}",
-        "Fisher's z of Spearman (Bonett and Wright)",
-        given_confidence(cube, confidence),
-    )
-
-
-def over_cubes(
-    cubes: Mapping[str, xr.DataTree], measure: str, notion: str, confidence: float = 0.95
-) -> xr.Dataset:
-    """Return a measure's rank correlation with a notion in each cube, and their average.
-
-    Parameters and result are as of `over_families`; a cube's sampling variance is that of the family
-    jackknife, so cubes of fewer than five families are left out.
-
-    Raises
-    ------
-    UsageError
-        Also if two cubes have a model in common: they are no independent studies then.
+        If a name is not there, fewer than two cubes are left, or two cubes have a model in common: they are
+        no independent studies then.
     """
     studies: dict[str, _Study] = {}
     seen: dict[str, str] = {}
@@ -105,7 +74,7 @@ def over_cubes(
             studies[label] = _Study(float(np.arctanh(rho)), float(error**2), models, families)
     left_out = [label for label in cubes if label not in studies]
     what = f"rank correlation of {measure} with {notion}"
-    return _pooled(studies, left_out, what, "Fisher's z of Spearman, family jackknife", confidence)
+    return _pooled(studies, left_out, what, confidence)
 
 
 def _columns(read: notions.Columns, measure: str, notion: str) -> tuple[FloatArray, FloatArray]:
@@ -119,12 +88,10 @@ def _columns(read: notions.Columns, measure: str, notion: str) -> tuple[FloatArr
     return found[0], found[1]
 
 
-def _pooled(
-    studies: Mapping[str, _Study], left_out: list[str], what: str, method: str, confidence: float
-) -> xr.Dataset:
+def _pooled(studies: Mapping[str, _Study], left_out: list[str], what: str, confidence: float) -> xr.Dataset:
     if len(studies) < 2:
         raise UsageError(
-            f"not estimable: {len(studies)} of {len(studies) + len(left_out)} studies have models enough "
+            f"not estimable: {len(studies)} of {len(studies) + len(left_out)} cubes have five families "
             "and a correlation between -1 and 1; two are needed"
         )
     z, v = (np.array([getattr(one, name) for one in studies.values()]) for name in ("z", "variance"))
@@ -155,7 +122,7 @@ def _pooled(
             "prediction": [float(low), float(high)],
             **{name: float(getattr(found, name)) for name in ("tau2", "i2", "q", "q_p")},
             "left_out": left_out,
-            "method": f"{method}; REML; Knapp and Hartung",
+            "method": "Fisher's z of Spearman, family jackknife; REML; Knapp and Hartung",
             "confidence": confidence,
             "covers": "choice of studies; test samples and attack strength fixed",
             "sentences": [

@@ -1,4 +1,4 @@
-"""Correlations pooled over families and cubes against scipy per family and the meta-analysis itself."""
+"""Correlations pooled over cubes against scipy, the jackknife by hand and the meta-analysis itself."""
 
 from __future__ import annotations
 
@@ -34,30 +34,6 @@ def cube_of_families(prefix: str = "m", seed: int = 0) -> xr.DataTree:
     return cube
 
 
-def test_families_are_studies() -> None:
-    cube = cube_of_families()
-    found = pooled.over_families(cube, "width", NOTION)
-    assert found.attrs["left_out"] == ["d"]
-    width = cube["models"]["width"].values
-    robust = notions.robustness(cube).sel(notion=NOTION).values
-    rows = np.repeat(list(SIZES), list(SIZES.values()))
-    kept = [name for name in SIZES if name != "d"]
-    r = np.array([stats.spearmanr(width[rows == name], robust[rows == name])[0] for name in kept])
-    np.testing.assert_allclose(found["spearman"], r)
-    n = np.array([SIZES[name] for name in kept])
-    variance = (1 + r**2 / 2) / (n - 3)
-    expected = meta.random_effects(np.arctanh(r), variance)
-    assert found.attrs["average"] == pytest.approx(np.tanh(expected.estimate[0]))
-    assert found.attrs["average_lower"] == pytest.approx(np.tanh(expected.lower[0]))
-    assert found.attrs["q_p"] == pytest.approx(expected.q_p)
-    np.testing.assert_allclose(
-        found["lower"], np.tanh(np.arctanh(r) - 1.959964 * np.sqrt(variance)), rtol=1e-6
-    )
-    assert float(found["weight"].sum()) == pytest.approx(100)
-    assert "4 studies, 32 models" in found.attrs["sentences"][0]
-    assert "prediction interval not estimable (k = 4, mean n = 8)" in found.attrs["sentences"][0]
-
-
 def test_cubes_are_studies_if_they_share_no_model() -> None:
     cubes = {"one": cube_of_families("x"), "two": cube_of_families("y", 1), "three": cube_of_families("z", 2)}
     found = pooled.over_cubes(cubes, "width", NOTION, 0.9)
@@ -77,9 +53,8 @@ def test_cubes_are_studies_if_they_share_no_model() -> None:
 
 
 def test_what_cannot_be_pooled() -> None:
-    cube = cube_of_families()
+    cubes = {"one": cube_of_families()}
     with pytest.raises(UsageError, match="did you mean 'width'"):
-        pooled.over_families(cube, "widht", NOTION)
-    alone = handmade_cube(models=["m"], reference=["2/255"])
-    with pytest.raises(UsageError, match="not estimable: 0 of 1 studies have"):
-        pooled.over_families(alone, "clean accuracy", NOTION)
+        pooled.over_cubes(cubes, "widht", NOTION)
+    with pytest.raises(UsageError, match="not estimable: 1 of 1 cubes have"):
+        pooled.over_cubes(cubes, "width", NOTION)
