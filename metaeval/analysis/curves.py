@@ -13,7 +13,7 @@ from metaeval.analysis import bands
 from metaeval.analysis.differences import critical_value, paired_differences
 from metaeval.analysis.reading import given_confidence, norm_dataset
 from metaeval.errors import UsageError
-from metaeval.outcomes import broken
+from metaeval.outcomes import broken, in_double
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -110,7 +110,10 @@ def steps(*distances: npt.ArrayLike) -> FloatArray:
     A curve with a distance of infinity is known up to its largest finite one only: the attack went no
     further for certain.
     """
-    arrays = [np.asarray(distance, dtype=np.float64) for distance in distances]
+    given = [np.asarray(distance) for distance in distances]
+    exact = [d.ravel() for d in given if d.dtype == np.float64]
+    # A narrow distance stands for the double one that it rounds, or there were two steps for one.
+    arrays = [in_double(d, np.concatenate(exact) if exact else [])[0] for d in given]
     found = np.unique(np.concatenate([[0.0], *(d[np.isfinite(d)] for d in arrays)]))
     ends = [np.max(d[np.isfinite(d)], initial=0.0) for d in arrays if np.isinf(d).any()]
     return found[found <= min(ends, default=np.inf)]
@@ -122,14 +125,14 @@ def checked(distance: npt.ArrayLike, epsilons: npt.ArrayLike | None) -> tuple[Fl
     Raises
     ------
     UsageError
-        If there are no samples, a distance or an epsilon is negative, or an epsilon is NaN.
+        If there are no samples, a distance or an epsilon is negative, or an epsilon is not finite.
     """
-    d = np.asarray(distance, dtype=np.float64)
+    d, e = in_double(distance, steps(distance) if epsilons is None else epsilons)
+    e = e.reshape(-1)
     if d.ndim == 0 or d.shape[-1] == 0:
         raise UsageError("a robustness curve needs at least one sample")
-    e = np.asarray(steps(d) if epsilons is None else epsilons, dtype=np.float64).reshape(-1)
-    if np.any(d < 0) or np.any(e < 0) or np.isnan(e).any():
-        raise UsageError("distances and epsilons cannot be negative, nor an epsilon NaN")
+    if np.any(d < 0) or np.any(e < 0) or not np.isfinite(e).all():
+        raise UsageError("distances and epsilons cannot be negative, nor an epsilon NaN or infinite")
     return d, e
 
 
@@ -231,6 +234,8 @@ def area_difference(
     (a, _), (b, _) = checked(distance_a, [limit]), checked(distance_b, [limit])
     if not 0 < limit < np.inf:
         raise UsageError(f"limit {limit} is not a positive number")
+    if a.shape[-1] != b.shape[-1]:
+        raise UsageError(f"two areas need distances of the same samples, not {a.shape[-1]} and {b.shape[-1]}")
     values = np.minimum(a, limit) - np.minimum(b, limit)
     return Estimate(*bands.bounded_mean(values, -limit, limit, confidence), a.shape[-1])
 

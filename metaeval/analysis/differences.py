@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from metaeval.errors import UsageError
-from metaeval.outcomes import broken
+from metaeval.outcomes import broken, in_double
 
 FloatArray = npt.NDArray[np.float64]
 # Fewer samples that tell two models apart are too few for a normal approximation.
@@ -52,7 +52,7 @@ def survivors(distance: npt.ArrayLike, epsilons: npt.ArrayLike) -> npt.NDArray[n
     UsageError
         If a distance is NaN: a sample that was not attacked is neither.
     """
-    d, e = np.asarray(distance, dtype=np.float64), np.asarray(epsilons, dtype=np.float64)
+    d, e = in_double(distance, epsilons)
     if np.isnan(d).any():
         raise UsageError(
             f"{int(np.isnan(d).sum())} distances were not computed; a paired comparison needs all"

@@ -140,10 +140,10 @@ def compare(
     """
     if not 0 < alpha < 1:
         raise UsageError(f"alpha {alpha} is not between 0 and 1")
-    d = np.asarray(distance, dtype=np.float64)
-    if d.ndim != 2 or len(d) < 2:
+    given = np.asarray(distance)
+    if given.ndim != 2 or len(given) < 2:
         raise UsageError("rankings need distances of at least two models over (model, sample)")
-    d, e = checked(d, thinned(steps(*d), 32) if epsilons is None else epsilons)
+    d, e = checked(given, thinned(steps(*given), 32) if epsilons is None else epsilons)
     if not len(e):
         raise UsageError("rankings need at least one epsilon")
     e = np.unique(e)

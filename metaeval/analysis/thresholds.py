@@ -13,6 +13,7 @@ from metaeval.analysis.bands import check_confidence
 from metaeval.analysis.differences import survivors
 from metaeval.analysis.paired import holm
 from metaeval.errors import UsageError
+from metaeval.outcomes import in_double
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -110,16 +111,19 @@ def change_of_slope(
     h = epsilon / 3 if width is None else width
     if not (epsilon > 0 and 0 < h <= epsilon / 2):
         raise UsageError(f"width {h} must be positive and at most half of epsilon {epsilon}")
-    ends = [np.max(d[np.isfinite(d)], initial=0.0) for d in (a, b) if np.isinf(d).any()]
-    known = min(ends, default=np.inf) if limit is None else limit
-    rows = []
-    for role, point, size in (
+    tests = (
         ("primary", epsilon, h),
         ("sensitivity", epsilon, h / 2),
         ("sensitivity", epsilon, 2 * h),
         ("placebo", epsilon / 2, h),
         ("placebo", 3 * epsilon / 2, h),
-    ):
+    )
+    compared = [point + side * size for _, point, size in tests for side in (-1, 0, 1)]
+    (a, _), (b, _) = in_double(distance, compared), in_double(reference, compared)
+    ends = [np.max(d[np.isfinite(d)], initial=0.0) for d in (a, b) if np.isinf(d).any()]
+    known = min(ends, default=np.inf) if limit is None else limit
+    rows = []
+    for role, point, size in tests:
         row = {"role": role, "breakpoint": point, "width": size}
         if point + size <= known * (1 + 1e-9):
             row |= _compare(a, b, point, size)

@@ -123,3 +123,11 @@ def test_cube_face() -> None:
     assert missing.sizes["model"] == 2
     with pytest.raises(UsageError, match="two complete models"):
         rankings.from_cube(handmade_cube(models=["m"]), "linf")
+
+
+def test_single_precision_ranks_as_double() -> None:
+    distance = np.random.default_rng(7).integers(0, 17, (3, 50)) / 255
+    exact = rankings.compare(distance, epsilons=np.arange(17) / 255)
+    rounded = rankings.compare(distance.astype("f4"), epsilons=np.arange(17) / 255)
+    np.testing.assert_array_equal(rounded.accuracy, exact.accuracy)
+    assert exact.accuracy[0, 8] == np.mean(distance[0] > 8.5 / 255)
