@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 NORMS = ("linf", "l2", "l1")
+NORM_NAMES = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
+"""As people write them."""
 
 # Largest excess over epsilon that an accepted adversarial may have: float32 sums x + delta have float64
 # norms a little above epsilon. Absolute for linf (pixel scale), relative for l2 and l1.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -48,14 +48,14 @@ def distances(x: npt.ArrayLike, y: npt.ArrayLike, norm: str = "linf") -> FloatAr
     Raises
     ------
     UsageError
-        If the norm is unknown, the lengths differ or a value is not finite.
+        If the norm is unknown, the lengths differ, a value is not finite or a label is NaN.
     """
     from scipy.spatial.distance import cdist
 
     if norm not in METRICS:
         message, near = unknown("norm", norm, NORMS)
         raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
-    flat, labels = np.asarray(x, dtype=np.float64), np.asarray(y)
+    flat, labels = np.asarray(x, dtype=np.float64), codes(y)
     if flat.ndim < 2 or labels.shape != flat.shape[:1] or not len(flat):
         raise UsageError(f"inputs {flat.shape} need one label per sample, not {labels.shape}")
     flat = np.ascontiguousarray(flat.reshape(len(flat), -1))
@@ -70,6 +70,29 @@ def distances(x: npt.ArrayLike, y: npt.ArrayLike, norm: str = "linf") -> FloatAr
             np.minimum(nearest[rows], block.min(axis=1), out=nearest[rows])
             np.minimum(nearest[columns], block.min(axis=0), out=nearest[columns])
     return nearest
+
+
+def codes(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Return labels as integers: equal where the labels are, whatever they are.
+
+    A list is read label by label: as an array, -1 and 2 ** 63 would both be floats, and 1 and "1" both text.
+
+    Raises
+    ------
+    UsageError
+        If there is not one label that can be compared per sample, or one is NaN.
+    """
+    if not isinstance(labels, list | tuple) and np.ndim(labels) != 1:
+        raise UsageError(f"inputs need one label per sample, not labels of shape {np.shape(labels)}")
+    found: dict[Hashable, int] = {}
+    values = labels if isinstance(labels, list | tuple) else np.asarray(labels).tolist()
+    try:
+        result = [found.setdefault(label, len(found)) for label in values]
+    except TypeError:
+        raise UsageError("inputs need one label per sample that can be compared, such as a number") from None
+    if any(label != label for label in found):
+        raise UsageError("labels must not be NaN")
+    return np.array(result, dtype=np.int64)
 
 
 def write(
