@@ -37,7 +37,7 @@ class Crossings:
         Accuracy lost between the first and the last epsilon.
     samples : int
     alpha : float
-        Chance of one or more false crossings.
+        Chance of one or more false signs, and so of false crossings, at most.
     """
 
     epsilons: FloatArray
@@ -132,7 +132,7 @@ def certified(
     distance_a, distance_b : array_like (sample,)
         0 = misclassified, inf = no adversarial found up to the last epsilon.
     alpha : float
-        Chance of one or more false crossings, between 0 and 1.
+        Chance of one or more false signs at most, between 0 and 1.
     epsilons : array_like (level,), optional
         Candidate levels, none beyond the largest that was attacked; default: steps of the two curves,
         256 of them at most.
@@ -146,8 +146,8 @@ def certified(
 
     Notes
     -----
-    A sign is certified where the paired difference exceeds a one-sided simultaneous bound: a false crossing
-    needs errors on both sides.
+    A sign is certified where the simultaneous band of the paired difference leaves out 0. One-sided bounds
+    would name the better of two equal models twice as often as alpha says.
     """
     if not 0 < alpha < 1:
         raise UsageError(f"alpha {alpha} is not between 0 and 1")

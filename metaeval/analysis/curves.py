@@ -286,7 +286,7 @@ def difference(
     bands.check_confidence(confidence)
     a, b, e = pair_levels(distance_a, distance_b, epsilons)
     found = paired_differences(a, b, e)
-    critical = critical_value(found, 1 - confidence, two_sided=True, seed=seed)
+    critical = critical_value(found, 1 - confidence, seed=seed)
     half = np.where(found.usable, critical * found.standard_error, np.nan)
     return CurveDifference(
         e,

@@ -81,10 +81,8 @@ def of_samples(s: npt.NDArray[np.float32]) -> PairedDifferences:
     return PairedDifferences(mean, error, np.count_nonzero(s, axis=-1).astype(np.int64), covariance, n)
 
 
-def critical_value(
-    found: PairedDifferences, alpha: float, *, two_sided: bool = False, seed: int = 0
-) -> float:
-    """Return the 1 - alpha quantile of the largest standardised error over the usable levels.
+def critical_value(found: PairedDifferences, alpha: float, *, seed: int = 0) -> float:
+    """Return the 1 - alpha quantile of the largest standardised error, in size, over the usable levels.
 
     Returns
     -------
@@ -95,12 +93,12 @@ def critical_value(
         return float("nan")
     usable = found.usable & (np.diag(found.covariance) > 1e-12)
     if not usable.any():  # the models differ on every sample, always the same way
-        return float(stats.norm.isf(alpha / 2 if two_sided else alpha))
+        return float(stats.norm.isf(alpha / 2))
     if alpha * DRAWS < 20:  # too far out to simulate; Bonferroni is a safe bound
-        return float(stats.norm.isf(alpha / usable.sum() / (2 if two_sided else 1)))
+        return float(stats.norm.isf(alpha / usable.sum() / 2))
     scale = np.sqrt(np.diag(found.covariance)[usable])
     values, vectors = np.linalg.eigh(found.covariance[np.ix_(usable, usable)] / np.outer(scale, scale))
     keep = values > 1e-10 * values[-1]
     factor = vectors[:, keep] * np.sqrt(values[keep])
     z = np.random.default_rng(seed).standard_normal((DRAWS, factor.shape[1])) @ factor.T
-    return float(np.quantile((np.abs(z) if two_sided else z).max(axis=1), 1 - alpha))
+    return float(np.quantile(np.abs(z).max(axis=1), 1 - alpha))

@@ -122,7 +122,7 @@ def decided_cells(
         return np.zeros(0, dtype=np.int8)
     alive_a, alive_b = survivors(a, e), survivors(b, e)
     bounds = of_samples(np.concatenate([alive_a[1:] - alive_b[:-1], alive_a[:-1] - alive_b[1:]]))
-    critical = critical_value(bounds, alpha, two_sided=True, seed=seed)
+    critical = critical_value(bounds, alpha, seed=seed)
     sign = certain_signs(bounds.difference, bounds.standard_error, bounds.usable, critical)
     least, most = sign[: len(e) - 1], sign[len(e) - 1 :]
     return np.where(least > 0, 1, np.where(most < 0, -1, 0)).astype(np.int8)
