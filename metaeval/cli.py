@@ -260,12 +260,13 @@ def verify(
     from metaeval.cube.importing import provenance_of
     from metaeval.cube.locks import Lock
     from metaeval.cube.verify import verify as find_differences
+    from metaeval.runner.recount import recount
 
     folder = locate(place)
     if evidence and provenance_of(folder) is not None:
         raise UsageError(f"{folder} holds imported results, which keep no adversarials to check again")
     with Lock(folder, "layout", exclusive=False, wait=60):
-        findings = find_differences(folder)
+        findings = [*find_differences(folder), *recount(folder)]
     columns = []
     if evidence:
         from metaeval.runner.records import read_lock

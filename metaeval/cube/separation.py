@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import zarr
 
 from metaeval.cube import arrays
 from metaeval.cube.files import read_json
 from metaeval.cube.layout import GROUPS
 from metaeval.cube.store import CubeStore
 from metaeval.errors import UsageError, unknown
+from metaeval.hashing import hash_array
 from metaeval.outcomes import NORMS
 
 FloatArray = npt.NDArray[np.float64]
@@ -95,6 +97,30 @@ def codes(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return np.array(result, dtype=np.int64)
 
 
+class Held(NamedTuple):
+    """The distances in a cube, `(norm, sample)` or None where they are damaged, and what they are of."""
+
+    distance: FloatArray | None
+    norms: list[str]
+    attributes: dict[str, Any]
+
+
+def read(store: CubeStore) -> Held | None:
+    """Return the distances that a cube holds, None if it holds none."""
+    if not (store.path / GROUP).exists():
+        return None
+    content = read_json(store.path / GROUP / "zarr.json")
+    attributes = content.get("attributes", {}) if isinstance(content, dict) else {}
+    names, distance = (_array(store, name) for name in ("norm", "distance"))
+    norms = [] if names is None else [str(name) for name in names]
+    whole = distance is not None and attributes.get("checksum") in (None, hash_array(distance))
+    return Held(distance if whole and norms == attributes.get("norms") else None, norms, attributes)
+
+
+def _array(store: CubeStore, name: str) -> Any:
+    return arrays.attempt(lambda: zarr.open_array(store.path, path=f"{GROUP}/{name}", mode="r")[...])
+
+
 def write(
     store: CubeStore, x: npt.NDArray[np.float32], y: npt.ArrayLike, norms: Sequence[str], samples_hash: str
 ) -> bool:
@@ -115,21 +141,19 @@ def write(
         Whether the cube holds the distances now.
     """
     wanted = {"samples_hash": samples_hash, "norms": list(norms)}
-    stored = read_json(store.path / GROUP / "zarr.json")
-    attributes = stored.get("attributes", {}) if isinstance(stored, dict) else {}
-    if norms and all(attributes.get(key) == value for key, value in wanted.items()):
+    held = read(store)
+    intact = held is not None and held.distance is not None
+    if held and intact and norms and all(held.attributes.get(key) == value for key, value in wanted.items()):
         return True
     possible = bool(norms) and len(x) <= MOST_SAMPLES and len(x) * x.size / 2 <= MOST_WORK
-    if not possible and stored is None:
+    if not possible and held is None:
         return False
-    values = {
-        "norm": list(norms),
-        "sample": np.arange(len(x)),
-        "distance": np.array([distances(x, y, norm) for norm in norms]) if possible else None,
-    }
+    found = np.array([distances(x, y, norm) for norm in norms]) if possible else np.empty((0, 0))
     arrays.drop_consolidated(store.path)
     if possible:
-        arrays.replace_group(store.path, GROUP, GROUPS[GROUP], values, wanted)
+        values = {"norm": list(norms), "sample": np.arange(len(x)), "distance": found}
+        attributes = {**wanted, "checksum": hash_array(found)}
+        arrays.replace_group(store.path, GROUP, GROUPS[GROUP], values, attributes)
     else:
         arrays.remove_group(store.path, GROUP)
     arrays.consolidate(store.path)
