@@ -77,7 +77,8 @@ class Crossings:
         """Return in words what is certified and what is not."""
         low, high = self.epsilons[0], self.epsilons[-1]
         band = (
-            f"simultaneous {100 * (1 - self.alpha):.3g} % band over test samples, n = {self.samples}, "
+            f"simultaneous {100 * (1 - self.alpha):.3g} % band at {len(self.epsilons)} "
+            f"epsilon{'s' * (len(self.epsilons) > 1)} over test samples, n = {self.samples}, "
             "paired; the strength of the attacks is not covered"
         )
         if np.isnan(self.critical):
@@ -190,7 +191,7 @@ def changes(epsilons: FloatArray, sign: npt.NDArray[np.generic]) -> FloatArray:
 def runs(epsilons: FloatArray, sign: Signs) -> list[tuple[int, float, float]]:
     """Return (sign, first epsilon, last epsilon) of each stretch of certified levels with one sign."""
     starts = np.flatnonzero(np.diff(sign, prepend=0) != 0)
-    ends = np.append(starts[1:], len(sign)) - 1
+    ends = np.append(starts, len(sign))[1:] - 1
     return [
         (int(sign[start]), float(epsilons[start]), float(epsilons[end]))
         for start, end in zip(starts, ends, strict=True)

@@ -135,6 +135,7 @@ def test_changes_skip_undecided_levels() -> None:
     assert crossings.changes(e, sign).tolist() == [[1, 4], [5, 6]]
     assert crossings.runs(e, sign) == [(1, 1, 1), (-1, 4, 5), (1, 6, 6)]
     assert crossings.changes(e, np.zeros(7)).shape == (0, 2)
+    assert crossings.runs(e, np.zeros(7, dtype=np.int8)) == []
 
 
 def test_words_are_true_for_every_outcome() -> None:
@@ -152,6 +153,11 @@ def test_words_are_true_for_every_outcome() -> None:
     ahead = crossings.certified(a, a / 2, epsilons=[0, 0.5, 1]).sentences("A", "B")
     assert ahead[0].startswith("From 0.5 to 1, A is more accurate than B (simultaneous 95 % band")
     assert ahead[-1].startswith("No crossing certified on [0, 1]; margins below")
+    undecided = crossings.certified(*np.random.default_rng(7).exponential(size=(2, 50)))
+    assert undecided.naive_count > 0
+    assert not undecided.sign.any()
+    (said,) = undecided.sentences("A", "B")
+    assert said.startswith("No crossing certified on [0, ")
     everything = crossings.certified(np.full(50, np.inf), np.zeros(50), epsilons=[0.0])
     assert everything.sign.tolist() == [1]
     assert everything.sentences("A", "B")[0].startswith("At 0, A is more accurate than B")
