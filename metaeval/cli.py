@@ -338,7 +338,7 @@ def refine(
         return
     print_table(refining.table(advice))
     if steps:
-        print(f"{len(steps)} epsilons computed; to keep them in the study file:")
+        print(f"{len(steps)} epsilon{'s' * (len(steps) > 1)} computed; to keep them in the study file:")
         for norm in dict.fromkeys(step.norm for step in steps):
             threat = next(threat for threat in study.threat_models if threat.norm == norm)
             labels = ", ".join(json.dumps(epsilon.label) for epsilon in threat.epsilons)
