@@ -317,10 +317,8 @@ def refine(
     steps: list[refining.Step] = []
     if compute:
         from metaeval.report.page import write_report
-        from metaeval.runner.records import read_lock
 
         study, steps, advice = refining.refine(
-            read_lock(folder),
             folder,
             budget=budget,
             tolerance=tolerance,
