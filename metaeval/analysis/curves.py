@@ -10,7 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from metaeval.analysis import bands
-from metaeval.analysis.differences import critical_value, paired_differences
+from metaeval.analysis.differences import check_same_samples, critical_value, paired_differences
 from metaeval.analysis.reading import given_confidence, norm_dataset
 from metaeval.errors import UsageError
 from metaeval.outcomes import broken, in_double
@@ -221,9 +221,9 @@ def area(distance: npt.ArrayLike, limit: float, confidence: float = 0.95) -> Est
     limit : float
         Positive, no larger than the largest epsilon attacked; the area is in the same unit.
     """
-    d, _ = checked(distance, [limit])
     if not 0 < limit < np.inf:
         raise UsageError(f"limit {limit} is not a positive number")
+    d, _ = checked(distance, [limit])
     return Estimate(*bands.bounded_mean(np.minimum(d, limit), 0.0, limit, confidence), d.shape[-1])
 
 
@@ -231,9 +231,10 @@ def area_difference(
     distance_a: npt.ArrayLike, distance_b: npt.ArrayLike, limit: float, confidence: float = 0.95
 ) -> Estimate:
     """Return the area under the first curve minus that under the second, paired by sample, up to `limit`."""
-    (a, _), (b, _) = checked(distance_a, [limit]), checked(distance_b, [limit])
+    check_same_samples(distance_a, distance_b)
     if not 0 < limit < np.inf:
         raise UsageError(f"limit {limit} is not a positive number")
+    (a, _), (b, _) = checked(distance_a, [limit]), checked(distance_b, [limit])
     if a.shape[-1] != b.shape[-1]:
         raise UsageError(f"two areas need distances of the same samples, not {a.shape[-1]} and {b.shape[-1]}")
     values = np.minimum(a, limit) - np.minimum(b, limit)
@@ -303,6 +304,7 @@ def pair_levels(
     distance_a: npt.ArrayLike, distance_b: npt.ArrayLike, epsilons: npt.ArrayLike | None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return two models' distances and ascending candidate epsilons."""
+    check_same_samples(distance_a, distance_b)
     wanted = thinned(steps(distance_a, distance_b)) if epsilons is None else epsilons
     (a, e), (b, _) = checked(distance_a, wanted), checked(distance_b, wanted)
     if a.ndim != 1 or a.shape != b.shape:

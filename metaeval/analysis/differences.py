@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 from scipy import stats
 
 from metaeval.errors import UsageError
@@ -42,6 +43,21 @@ class PairedDifferences:
     def usable(self) -> npt.NDArray[np.bool_]:
         """Levels with enough discordant samples."""
         return self.discordant >= ENOUGH_DISCORDANT
+
+
+def check_same_samples(first: npt.ArrayLike, second: npt.ArrayLike) -> None:
+    """Raise if two labelled arrays are of other samples, or of the same in another order.
+
+    Raises
+    ------
+    UsageError
+        Arrays without labels are taken to be in the same order.
+    """
+    if isinstance(first, xr.DataArray) and isinstance(second, xr.DataArray):
+        try:
+            xr.align(first, second, join="exact")
+        except ValueError as error:
+            raise UsageError(f"the labels of the two do not agree, sample by sample: {error}") from None
 
 
 def survivors(distance: npt.ArrayLike, epsilons: npt.ArrayLike) -> npt.NDArray[np.float32]:

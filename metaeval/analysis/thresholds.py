@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from metaeval.analysis.bands import check_confidence
-from metaeval.analysis.differences import survivors
+from metaeval.analysis.differences import check_same_samples, survivors
 from metaeval.analysis.paired import holm
 from metaeval.errors import UsageError
 from metaeval.outcomes import in_double
@@ -105,6 +105,7 @@ def change_of_slope(
         the epsilon.
     """
     check_confidence(confidence)
+    check_same_samples(distance, reference)
     a, b = np.asarray(distance, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape or not len(a) or np.any(a < 0) or np.any(b < 0):
         raise UsageError(f"two models need a distance of at least 0 per sample, not {a.shape} and {b.shape}")

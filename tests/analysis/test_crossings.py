@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy import optimize, stats
 
-from metaeval.analysis import crossings
+from metaeval.analysis import crossings, curves, thresholds
 from metaeval.analysis.differences import critical_value, paired_differences
 from metaeval.errors import UsageError
 
@@ -172,3 +173,19 @@ def test_refusals() -> None:
         crossings.certified([1.0, 2.0], [2.0])
     with pytest.raises(UsageError, match="at least one epsilon"):
         crossings.certified([1.0], [2.0], epsilons=[])
+
+
+def test_labelled_arrays_must_agree() -> None:
+    a, b = crossing_models(np.random.default_rng(9), 500)
+    first = xr.DataArray(a, {"sample": np.arange(500)}, ("sample",))
+    second = xr.DataArray(b, {"sample": np.arange(500)}, ("sample",))
+    plain = crossings.certified(a, b, epsilons=EPSILONS)
+    labelled = crossings.certified(first, second, epsilons=EPSILONS)
+    np.testing.assert_array_equal(labelled.brackets, plain.brackets)
+    for call in (crossings.certified, curves.difference):
+        with pytest.raises(UsageError, match="sample by sample"):
+            call(first, second[::-1])
+    with pytest.raises(UsageError, match="sample by sample"):
+        curves.area_difference(first, second[::-1], 1.0)
+    with pytest.raises(UsageError, match="sample by sample"):
+        thresholds.change_of_slope(first, second[::-1], 1.0)
