@@ -12,6 +12,7 @@ from metaeval.analysis.reading import sampled_norms, seed, wish
 from metaeval.analysis.subset import of_study
 from metaeval.cube.importing import provenance_of
 from metaeval.cube.opening import open_cube
+from metaeval.cube.store import CubeStore
 from metaeval.errors import UsageError
 from metaeval.study.numbers import parse_epsilon
 
@@ -155,6 +156,8 @@ def refine(
     if provenance_of(folder) is not None:
         raise UsageError(f"{folder} holds imported results, which come without the models to attack")
     study = read_lock(folder)
+    selection = CubeStore.open(folder).selection()
+    limit = selection.samples if selection else None  # a run on the first samples stays one
     steps: list[Step] = []
     while True:
         advice = advise(open_cube(folder), tolerance)
@@ -163,7 +166,7 @@ def refine(
         step = advice.next
         note(f"{len(steps) + 1} of at most {budget}: {advice.sentence().removeprefix('next: ')}")
         study = with_epsilon(study, step)
-        run_study(study, output=folder, **options)
+        run_study(study, output=folder, limit=limit, **options)
         steps.append(step)
 
 
