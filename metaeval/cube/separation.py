@@ -90,9 +90,10 @@ def codes(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
     values = labels if isinstance(labels, list | tuple) else np.asarray(labels).tolist()
     try:
         result = [found.setdefault(label, len(found)) for label in values]
+        missing = any(label != label for label in found)
     except TypeError:
         raise UsageError("inputs need one label per sample that can be compared, such as a number") from None
-    if any(label != label for label in found):
+    if missing:
         raise UsageError("labels must not be NaN")
     return np.array(result, dtype=np.int64)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from handmade_cube import handmade_cube, text
@@ -151,5 +152,7 @@ def test_refusals() -> None:
             interclass.distances(np.eye(2), labels)
     with pytest.raises(UsageError, match="NaN"):
         interclass.distances(np.eye(2), [0, float("nan")])
+    with pytest.raises(UsageError, match="can be compared"):
+        interclass.distances(np.eye(2), [0, pd.NA])
     with pytest.raises(UsageError, match="finite"):
         interclass.distances([[np.nan], [1.0]], [0, 1])

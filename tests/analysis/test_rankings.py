@@ -131,3 +131,8 @@ def test_single_precision_ranks_as_double() -> None:
     rounded = rankings.compare(distance.astype("f4"), epsilons=np.arange(17) / 255)
     np.testing.assert_array_equal(rounded.accuracy, exact.accuracy)
     assert exact.accuracy[0, 8] == np.mean(distance[0] > 8.5 / 255)
+
+
+def test_an_unknown_attack_is_named() -> None:
+    with pytest.raises(UsageError, match="did you mean 'worst-case'"):
+        rankings.from_cube(handmade_cube(), "linf", "worst-cas")
