@@ -260,12 +260,13 @@ def verify(
     from metaeval.cube.importing import provenance_of
     from metaeval.cube.locks import Lock
     from metaeval.cube.verify import verify as find_differences
+    from metaeval.runner.recount import recount
 
     folder = locate(place)
     if evidence and provenance_of(folder) is not None:
         raise UsageError(f"{folder} holds imported results, which keep no adversarials to check again")
     with Lock(folder, "layout", exclusive=False, wait=60):
-        findings = find_differences(folder)
+        findings = [*find_differences(folder), *recount(folder)]
     columns = []
     if evidence:
         from metaeval.runner.records import read_lock
@@ -316,10 +317,8 @@ def refine(
     steps: list[refining.Step] = []
     if compute:
         from metaeval.report.page import write_report
-        from metaeval.runner.records import read_lock
 
         study, steps, advice = refining.refine(
-            read_lock(folder),
             folder,
             budget=budget,
             tolerance=tolerance,
@@ -337,7 +336,7 @@ def refine(
         return
     print_table(refining.table(advice))
     if steps:
-        print(f"{len(steps)} epsilons computed; to keep them in the study file:")
+        print(f"{len(steps)} epsilon{'s' * (len(steps) > 1)} computed; to keep them in the study file:")
         for norm in dict.fromkeys(step.norm for step in steps):
             threat = next(threat for threat in study.threat_models if threat.norm == norm)
             labels = ", ".join(json.dumps(epsilon.label) for epsilon in threat.epsilons)

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 NORMS = ("linf", "l2", "l1")
+NORM_NAMES = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
+"""As people write them."""
 
 # Largest excess over epsilon that an accepted adversarial may have: float32 sums x + delta have float64
 # norms a little above epsilon. Absolute for linf (pixel scale), relative for l2 and l1.
@@ -53,6 +55,26 @@ def broken(distance: npt.ArrayLike, epsilon: npt.ArrayLike) -> npt.NDArray[np.fl
     """
     d, e = np.broadcast_arrays(np.asarray(distance, dtype=np.float64), np.asarray(epsilon, dtype=np.float64))
     return np.where(np.isnan(d), np.nan, (d <= e * (1 + 1e-9)).astype(np.float64))
+
+
+def in_double(distance: npt.ArrayLike, epsilons: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], ...]:
+    """Return distances and epsilons in double precision, equal where they were at the lower precision.
+
+    A float32 distance of 8/255 lies a little above the double 8/255; compared as they are, it would not be
+    reached.
+    """
+    d, e = np.asarray(distance), np.asarray(epsilons)
+    narrow = [a.dtype for a in (d, e) if a.dtype.kind == "f" and a.dtype.itemsize < 8]
+    wide_d, wide_e = np.array(d, dtype=np.float64), np.array(e, dtype=np.float64)
+    if narrow and e.size:
+        lowest = min(narrow, key=lambda dtype: dtype.itemsize)
+        levels = np.unique(wide_e)
+        with np.errstate(over="ignore"):  # what a narrow type cannot hold is equal to nothing there
+            rounded, low = levels.astype(lowest), wide_d.astype(lowest)
+        first = np.minimum(np.searchsorted(rounded, low), len(levels) - 1)
+        same = (rounded[first] == low) & np.isfinite(low)
+        wide_d[same] = levels[first[same]]
+    return wide_d, wide_e
 
 
 def within(distance: npt.ArrayLike, epsilon: npt.ArrayLike, norm: str) -> npt.NDArray[np.bool_]:

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from metaeval.analysis import refinement
 from metaeval.analysis.reading import sampled_norms, seed, wish
 from metaeval.analysis.subset import of_study
+from metaeval.cube.importing import provenance_of
 from metaeval.cube.opening import open_cube
+from metaeval.cube.store import CubeStore
+from metaeval.errors import UsageError
 from metaeval.study.numbers import parse_epsilon
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ class Advice:
             )
         reasons = {row["reason"] for row in self.pairs}
         if not reasons:
-            return "nothing to refine: under no norm are two models complete"
+            return "nothing to refine: under no norm are two models complete, sample by sample"
         if reasons == {"none"}:
             return "nothing to refine: no crossing is certified"
         if "samples" in reasons:
@@ -117,7 +120,6 @@ def with_epsilon(study: Study, step: Step) -> Study:
 
 
 def refine(
-    study: Study,
     folder: Path,
     *,
     budget: int,
@@ -130,7 +132,7 @@ def refine(
     Parameters
     ----------
     folder : Path
-        Of the cube, complete under the study.
+        Of the cube, which the study that last ran there has completed.
     budget : int
         Epsilons at most.
     note : callable
@@ -142,9 +144,20 @@ def refine(
     -------
     Study, list of Step, Advice
         The study with the new epsilons, the steps computed, and what is proposed after them.
+
+    Raises
+    ------
+    UsageError
+        If the results were imported: there is nothing to attack.
     """
+    from metaeval.runner.records import read_lock
     from metaeval.runner.run import run_study
 
+    if provenance_of(folder) is not None:
+        raise UsageError(f"{folder} holds imported results, which come without the models to attack")
+    study = read_lock(folder)
+    selection = CubeStore.open(folder).selection()
+    limit = selection.samples if selection else None  # a run on the first samples stays one
     steps: list[Step] = []
     while True:
         advice = advise(open_cube(folder), tolerance)
@@ -153,7 +166,7 @@ def refine(
         step = advice.next
         note(f"{len(steps) + 1} of at most {budget}: {advice.sentence().removeprefix('next: ')}")
         study = with_epsilon(study, step)
-        run_study(study, output=folder, **options)
+        run_study(study, output=folder, limit=limit, **options)
         steps.append(step)
 
 

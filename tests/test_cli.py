@@ -9,9 +9,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 
 from metaeval.cli import main
+from metaeval.hashing import hash_array
 
 ROOT = Path(__file__).parents[1]
 STUDY = """
@@ -211,3 +214,19 @@ def test_a_damaged_cube_is_found(study: Path) -> None:
     result = metaeval(study.parent, "verify", "reports/tried")
     assert result.returncode == 3
     assert "linf" in result.stdout
+
+
+def test_distances_between_classes_are_computed_again(study: Path) -> None:
+    assert metaeval(study.parent, "run", str(study), "--limit", "30").returncode == 0
+    cube = study.parent / "reports/tried/cube.zarr"
+    array = zarr.open_array(cube, path="interclass/distance", mode="r+")
+    array[0, 3] *= 1.001
+    group = zarr.open_group(cube, path="interclass", mode="r+")
+    group.attrs["checksum"] = hash_array(np.asarray(array[...]))  # as if a wrong number had been computed
+    result = metaeval(study.parent, "verify", "reports/tried")
+    assert result.returncode == 3
+    assert "interclass/distance/linf: the distances are not those of the samples" in result.stdout
+    (study.parent / "reports/tried/study.lock.toml").unlink()
+    result = metaeval(study.parent, "verify", "reports/tried")
+    assert result.returncode == 0
+    assert "distances between classes are not computed again: there is no" in result.stderr

@@ -1,4 +1,4 @@
-"""Intervals that hold for any sample size: simultaneous bands of a curve, means of bounded values."""
+"""Simultaneous bands of a curve that hold for any sample size, and intervals for means of bounded values."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Crossings:
         Accuracy lost between the first and the last epsilon.
     samples : int
     alpha : float
-        Chance of one or more false crossings.
+        Chance of one or more false signs, and so of false crossings, at most.
     """
 
     epsilons: FloatArray
@@ -77,7 +77,8 @@ class Crossings:
         """Return in words what is certified and what is not."""
         low, high = self.epsilons[0], self.epsilons[-1]
         band = (
-            f"simultaneous {100 * (1 - self.alpha):.3g} % band over test samples, n = {self.samples}, "
+            f"simultaneous {100 * (1 - self.alpha):.3g} % band at {len(self.epsilons)} "
+            f"epsilon{'s' * (len(self.epsilons) > 1)} over test samples, n = {self.samples}, "
             "paired; the strength of the attacks is not covered"
         )
         if np.isnan(self.critical):
@@ -132,7 +133,7 @@ def certified(
     distance_a, distance_b : array_like (sample,)
         0 = misclassified, inf = no adversarial found up to the last epsilon.
     alpha : float
-        Chance of one or more false crossings, between 0 and 1.
+        Chance of one or more false signs at most, between 0 and 1.
     epsilons : array_like (level,), optional
         Candidate levels, none beyond the largest that was attacked; default: steps of the two curves,
         256 of them at most.
@@ -146,8 +147,8 @@ def certified(
 
     Notes
     -----
-    A sign is certified where the paired difference exceeds a one-sided simultaneous bound: a false crossing
-    needs errors on both sides.
+    A sign is certified where the simultaneous band of the paired difference leaves out 0. One-sided bounds
+    would name the better of two equal models twice as often as alpha says.
     """
     if not 0 < alpha < 1:
         raise UsageError(f"alpha {alpha} is not between 0 and 1")
@@ -190,7 +191,7 @@ def changes(epsilons: FloatArray, sign: npt.NDArray[np.generic]) -> FloatArray:
 def runs(epsilons: FloatArray, sign: Signs) -> list[tuple[int, float, float]]:
     """Return (sign, first epsilon, last epsilon) of each stretch of certified levels with one sign."""
     starts = np.flatnonzero(np.diff(sign, prepend=0) != 0)
-    ends = np.append(starts[1:], len(sign)) - 1
+    ends = np.append(starts, len(sign))[1:] - 1
     return [
         (int(sign[start]), float(epsilons[start]), float(epsilons[end]))
         for start, end in zip(starts, ends, strict=True)

@@ -10,10 +10,10 @@ import xarray as xr
 from scipy import stats
 
 from metaeval.analysis import bands
-from metaeval.analysis.differences import critical_value, paired_differences
+from metaeval.analysis.differences import check_same_samples, critical_value, paired_differences
 from metaeval.analysis.reading import given_confidence, norm_dataset
 from metaeval.errors import UsageError
-from metaeval.outcomes import broken
+from metaeval.outcomes import broken, in_double
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -110,7 +110,10 @@ def steps(*distances: npt.ArrayLike) -> FloatArray:
     A curve with a distance of infinity is known up to its largest finite one only: the attack went no
     further for certain.
     """
-    arrays = [np.asarray(distance, dtype=np.float64) for distance in distances]
+    given = [np.asarray(distance) for distance in distances]
+    exact = [d.ravel() for d in given if d.dtype == np.float64]
+    # A narrow distance stands for the double one that it rounds, or there were two steps for one.
+    arrays = [in_double(d, np.concatenate(exact) if exact else [])[0] for d in given]
     found = np.unique(np.concatenate([[0.0], *(d[np.isfinite(d)] for d in arrays)]))
     ends = [np.max(d[np.isfinite(d)], initial=0.0) for d in arrays if np.isinf(d).any()]
     return found[found <= min(ends, default=np.inf)]
@@ -122,14 +125,14 @@ def checked(distance: npt.ArrayLike, epsilons: npt.ArrayLike | None) -> tuple[Fl
     Raises
     ------
     UsageError
-        If there are no samples, a distance or an epsilon is negative, or an epsilon is NaN.
+        If there are no samples, a distance or an epsilon is negative, or an epsilon is not finite.
     """
-    d = np.asarray(distance, dtype=np.float64)
+    d, e = in_double(distance, steps(distance) if epsilons is None else epsilons)
+    e = e.reshape(-1)
     if d.ndim == 0 or d.shape[-1] == 0:
         raise UsageError("a robustness curve needs at least one sample")
-    e = np.asarray(steps(d) if epsilons is None else epsilons, dtype=np.float64).reshape(-1)
-    if np.any(d < 0) or np.any(e < 0) or np.isnan(e).any():
-        raise UsageError("distances and epsilons cannot be negative, nor an epsilon NaN")
+    if np.any(d < 0) or np.any(e < 0) or not np.isfinite(e).all():
+        raise UsageError("distances and epsilons cannot be negative, nor an epsilon NaN or infinite")
     return d, e
 
 
@@ -218,9 +221,9 @@ def area(distance: npt.ArrayLike, limit: float, confidence: float = 0.95) -> Est
     limit : float
         Positive, no larger than the largest epsilon attacked; the area is in the same unit.
     """
-    d, _ = checked(distance, [limit])
     if not 0 < limit < np.inf:
         raise UsageError(f"limit {limit} is not a positive number")
+    d, _ = checked(distance, [limit])
     return Estimate(*bands.bounded_mean(np.minimum(d, limit), 0.0, limit, confidence), d.shape[-1])
 
 
@@ -228,9 +231,12 @@ def area_difference(
     distance_a: npt.ArrayLike, distance_b: npt.ArrayLike, limit: float, confidence: float = 0.95
 ) -> Estimate:
     """Return the area under the first curve minus that under the second, paired by sample, up to `limit`."""
-    (a, _), (b, _) = checked(distance_a, [limit]), checked(distance_b, [limit])
+    check_same_samples(distance_a, distance_b)
     if not 0 < limit < np.inf:
         raise UsageError(f"limit {limit} is not a positive number")
+    (a, _), (b, _) = checked(distance_a, [limit]), checked(distance_b, [limit])
+    if a.shape[-1] != b.shape[-1]:
+        raise UsageError(f"two areas need distances of the same samples, not {a.shape[-1]} and {b.shape[-1]}")
     values = np.minimum(a, limit) - np.minimum(b, limit)
     return Estimate(*bands.bounded_mean(values, -limit, limit, confidence), a.shape[-1])
 
@@ -281,7 +287,7 @@ def difference(
     bands.check_confidence(confidence)
     a, b, e = pair_levels(distance_a, distance_b, epsilons)
     found = paired_differences(a, b, e)
-    critical = critical_value(found, 1 - confidence, two_sided=True, seed=seed)
+    critical = critical_value(found, 1 - confidence, seed=seed)
     half = np.where(found.usable, critical * found.standard_error, np.nan)
     return CurveDifference(
         e,
@@ -298,6 +304,7 @@ def pair_levels(
     distance_a: npt.ArrayLike, distance_b: npt.ArrayLike, epsilons: npt.ArrayLike | None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return two models' distances and ascending candidate epsilons."""
+    check_same_samples(distance_a, distance_b)
     wanted = thinned(steps(distance_a, distance_b)) if epsilons is None else epsilons
     (a, e), (b, _) = checked(distance_a, wanted), checked(distance_b, wanted)
     if a.ndim != 1 or a.shape != b.shape:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 from scipy import stats
 
 from metaeval.errors import UsageError
-from metaeval.outcomes import broken
+from metaeval.outcomes import broken, in_double
 
 FloatArray = npt.NDArray[np.float64]
 # Fewer samples that tell two models apart are too few for a normal approximation.
@@ -44,6 +45,21 @@ class PairedDifferences:
         return self.discordant >= ENOUGH_DISCORDANT
 
 
+def check_same_samples(first: npt.ArrayLike, second: npt.ArrayLike) -> None:
+    """Raise if two labelled arrays are of other samples, or of the same in another order.
+
+    Raises
+    ------
+    UsageError
+        Arrays without labels are taken to be in the same order.
+    """
+    if isinstance(first, xr.DataArray) and isinstance(second, xr.DataArray):
+        try:
+            xr.align(first, second, join="exact")
+        except ValueError as error:
+            raise UsageError(f"the labels of the two do not agree, sample by sample: {error}") from None
+
+
 def survivors(distance: npt.ArrayLike, epsilons: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Return 1 where a sample is not broken and 0 where it is, over (..., level, sample).
 
@@ -52,7 +68,7 @@ def survivors(distance: npt.ArrayLike, epsilons: npt.ArrayLike) -> npt.NDArray[n
     UsageError
         If a distance is NaN: a sample that was not attacked is neither.
     """
-    d, e = np.asarray(distance, dtype=np.float64), np.asarray(epsilons, dtype=np.float64)
+    d, e = in_double(distance, epsilons)
     if np.isnan(d).any():
         raise UsageError(
             f"{int(np.isnan(d).sum())} distances were not computed; a paired comparison needs all"
@@ -81,10 +97,8 @@ def of_samples(s: npt.NDArray[np.float32]) -> PairedDifferences:
     return PairedDifferences(mean, error, np.count_nonzero(s, axis=-1).astype(np.int64), covariance, n)
 
 
-def critical_value(
-    found: PairedDifferences, alpha: float, *, two_sided: bool = False, seed: int = 0
-) -> float:
-    """Return the 1 - alpha quantile of the largest standardised error over the usable levels.
+def critical_value(found: PairedDifferences, alpha: float, *, seed: int = 0) -> float:
+    """Return the 1 - alpha quantile of the largest standardised error, in size, over the usable levels.
 
     Returns
     -------
@@ -95,12 +109,12 @@ def critical_value(
         return float("nan")
     usable = found.usable & (np.diag(found.covariance) > 1e-12)
     if not usable.any():  # the models differ on every sample, always the same way
-        return float(stats.norm.isf(alpha / 2 if two_sided else alpha))
+        return float(stats.norm.isf(alpha / 2))
     if alpha * DRAWS < 20:  # too far out to simulate; Bonferroni is a safe bound
-        return float(stats.norm.isf(alpha / usable.sum() / (2 if two_sided else 1)))
+        return float(stats.norm.isf(alpha / usable.sum() / 2))
     scale = np.sqrt(np.diag(found.covariance)[usable])
     values, vectors = np.linalg.eigh(found.covariance[np.ix_(usable, usable)] / np.outer(scale, scale))
     keep = values > 1e-10 * values[-1]
     factor = vectors[:, keep] * np.sqrt(values[keep])
     z = np.random.default_rng(seed).standard_normal((DRAWS, factor.shape[1])) @ factor.T
-    return float(np.quantile((np.abs(z) if two_sided else z).max(axis=1), 1 - alpha))
+    return float(np.quantile(np.abs(z).max(axis=1), 1 - alpha))

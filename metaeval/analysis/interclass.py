@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from metaeval.cube.separation import GROUP, distances
+from metaeval.outcomes import NORM_NAMES, within
 
 __all__ = ["Interclass", "distances", "from_cube", "summary"]
 
@@ -47,16 +48,21 @@ class Interclass:
 
     def sentence(self) -> str:
         """Return in words how far apart the classes are and which epsilons reach that far."""
+        norm = NORM_NAMES[self.norm]
         if np.isnan(self.smallest):
-            return f"No two samples of different classes lie apart in {self.norm} (n = {self.samples})."
-        reach = f"{_epsilons(self.exceeding)} it" if self.exceeding else "no epsilon of the study reaches it"
-        half = f"half of it, {self.smallest / 2:.3g}, where balls first touch"
-        touch = f"; {_epsilons(self.touching)} {half}" if self.touching else ""
+            return f"No two samples of different classes lie apart in {norm} (n = {self.samples})."
         samples = f"{self.duplicates} sample{'s' if self.duplicates > 1 else ''}"
         zero = f"; {samples} with distance 0 left out" if self.duplicates else ""
+        reached = f"{_epsilons(self.exceeding)} the distance" if self.exceeding else ""
+        half = f"{_epsilons(self.touching)} half of it" if self.touching else ""
+        if not reached:
+            reached = f"no epsilon of the study reaches {'the distance' if half else 'either'}"
+        verdict = ", ".join(filter(None, (reached, half)))
         return (
-            f"Classes lie at least {self.smallest:.3g} apart in {self.norm} (n = {self.samples}{zero}; "
-            f"with more samples it can only shrink); {reach}{touch}."
+            f"The nearest samples of different classes lie {self.smallest:.3g} apart in {norm} "
+            f"(n = {self.samples}{zero}; with more samples it can only shrink): from an epsilon of "
+            "that size on, accuracy and robustness must trade off, and balls first touch at half of it, "
+            f"{self.smallest / 2:.3g}; {verdict}."
         )
 
 
@@ -71,6 +77,7 @@ def summary(distance: npt.ArrayLike, norm: str, epsilons: Sequence[float] = ()) 
     apart = d[(d > 0) & np.isfinite(d)]
     nothing = not len(apart)
     smallest = float("nan") if nothing else float(apart.min())
+    reaching = [float(epsilon) for epsilon in epsilons if within(smallest / 2, epsilon, norm)]
     return Interclass(
         norm,
         len(d),
@@ -78,8 +85,8 @@ def summary(distance: npt.ArrayLike, norm: str, epsilons: Sequence[float] = ()) 
         smallest,
         float("nan") if nothing else float(apart.max()),
         np.full(3, np.nan) if nothing else np.quantile(apart, [0.25, 0.5, 0.75]),
-        tuple(float(epsilon) for epsilon in epsilons if epsilon >= smallest),
-        tuple(float(epsilon) for epsilon in epsilons if smallest / 2 <= epsilon < smallest),
+        tuple(epsilon for epsilon in reaching if within(smallest, epsilon, norm)),
+        tuple(epsilon for epsilon in reaching if not within(smallest, epsilon, norm)),
     )
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from metaeval.analysis.reading import WORST_CASE, norm_dataset, status
-from metaeval.errors import UsageError
+from metaeval.errors import UsageError, unknown
 from metaeval.outcomes import Cell
 
 FloatArray = npt.NDArray[np.float64]
@@ -174,6 +174,9 @@ def outcomes(cube: xr.DataTree, norm: str, epsilon: float, attack: str = WORST_C
         missing = (members[..., None] & np.isnan(result)).any(axis=1)
         values = np.where((values == 1) & missing, np.nan, values)
     else:
+        if attack not in names:
+            message, near = unknown("attack", attack, [WORST_CASE, *names])
+            raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
         values = result[:, names.index(attack)]
     return xr.DataArray(values, {"model": aggregates["model"].values}, ("model", "sample"))
 

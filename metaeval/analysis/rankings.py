@@ -59,7 +59,7 @@ class Rankings:
         Standard errors that a certified difference exceeds; NaN if no pair ever differs enough.
     samples : int
     alpha : float
-        Chance of one or more false crossings among all pairs.
+        Chance of one or more false signs, and so of false crossings, among all pairs.
     """
 
     epsilons: FloatArray
@@ -127,7 +127,7 @@ def compare(
     distance : array_like (model, sample)
         0 = misclassified, inf = no adversarial found up to the last epsilon.
     alpha : float
-        Chance of one or more false crossings among all pairs, between 0 and 1.
+        Chance of one or more false signs among all pairs, between 0 and 1.
     epsilons : array_like (level,), optional
         None beyond the largest that was attacked; default: steps of the curves, 32 of them at most.
     seed : int
@@ -140,10 +140,10 @@ def compare(
     """
     if not 0 < alpha < 1:
         raise UsageError(f"alpha {alpha} is not between 0 and 1")
-    d = np.asarray(distance, dtype=np.float64)
-    if d.ndim != 2 or len(d) < 2:
+    given = np.asarray(distance)
+    if given.ndim != 2 or len(given) < 2:
         raise UsageError("rankings need distances of at least two models over (model, sample)")
-    d, e = checked(d, thinned(steps(*d), 32) if epsilons is None else epsilons)
+    d, e = checked(given, thinned(steps(*given), 32) if epsilons is None else epsilons)
     if not len(e):
         raise UsageError("rankings need at least one epsilon")
     e = np.unique(e)
@@ -172,7 +172,7 @@ def _joint_critical(
     alpha: float,
     seed: int,
 ) -> float:
-    """Return the 1 - alpha quantile of the largest standardised error over all pairs and levels.
+    """Return the 1 - alpha quantile of the largest standardised error, in size, over all pairs and levels.
 
     Normal weights on the samples give every model's process with the covariances of the data; the pairs'
     are differences of those.
@@ -189,15 +189,15 @@ def _joint_critical(
     process = process.reshape(DRAWS, models, levels)
     varied = variance > 1e-12
     scale = (1 / np.sqrt(np.where(varied, variance, 1) * n)).astype(np.float32)
-    largest = np.full(DRAWS, -np.inf, dtype=np.float32)
+    largest = np.zeros(DRAWS, dtype=np.float32)
     if (usable & ~varied).any():  # no error to simulate; one independent normal stands for all of these
-        largest = random.standard_normal(DRAWS, dtype=np.float32)
+        largest = np.abs(random.standard_normal(DRAWS, dtype=np.float32))
     position = 0
     for model in range(models - 1):
         block = slice(position, position + models - 1 - model)
         position = block.stop
-        standard = (process[:, model, None] - process[:, model + 1 :]) * scale[block]
-        standard[:, ~varied[block]] = -np.inf
+        standard = np.abs(process[:, model, None] - process[:, model + 1 :]) * scale[block]
+        standard[:, ~varied[block]] = 0
         np.maximum(largest, standard.max(axis=(1, 2)), out=largest)
     return float(np.quantile(largest, 1 - alpha))
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from metaeval.analysis.crossings import Crossings, certain_signs, certified
+from metaeval.analysis import rankings
+from metaeval.analysis.crossings import certain_signs, certified, changes
 from metaeval.analysis.curves import pair_levels
 from metaeval.analysis.differences import critical_value, of_samples, survivors
 from metaeval.analysis.paired import breaking_levels
@@ -64,14 +64,36 @@ def propose(
     alpha, seed
         As in `crossings.certified`.
     """
-    if not tolerance > 0:
-        raise UsageError(f"tolerance {tolerance} is not positive")
+    _check(tolerance)
     a, b, e = pair_levels(distance_a, distance_b, epsilons)
     found = certified(a, b, alpha, e, seed=seed)
-    if not found.count:
-        return Proposal(float("nan"), "none")
     accuracy = survivors(np.stack([a, b]), e).mean(axis=-1, dtype=np.float64)
-    wide = [cell for cell in _edges(found) if abs(e[cell[1]] - e[cell[0]]) > tolerance]
+    leads = _Leads(e, accuracy, found.difference, found.standard_error, found.sign, found.critical)
+    return _proposal(leads, tolerance)
+
+
+def _check(tolerance: float) -> None:
+    if not tolerance > 0:
+        raise UsageError(f"tolerance {tolerance} is not positive")
+
+
+class _Leads(NamedTuple):
+    """Two models over the evaluated epsilons: accuracies (2, level), who certainly leads, and how surely."""
+
+    epsilons: FloatArray
+    accuracy: FloatArray
+    difference: FloatArray
+    standard_error: FloatArray
+    sign: npt.NDArray[np.int8]
+    critical: float
+
+
+def _proposal(found: _Leads, tolerance: float) -> Proposal:
+    e, accuracy = found.epsilons, found.accuracy
+    edges = _edges(e, found.sign)
+    if not edges:
+        return Proposal(float("nan"), "none")
+    wide = [cell for cell in edges if abs(e[cell[1]] - e[cell[0]]) > tolerance]
     if not wide:
         return Proposal(float("nan"), "tolerance")
     # What the difference can still change by inside a cell, against what the samples can tell.
@@ -90,11 +112,11 @@ def propose(
     return Proposal(float(e[edge] + share * (e[other] - e[edge])), "refine", (low, high))
 
 
-def _edges(found: Crossings) -> list[tuple[int, int]]:
+def _edges(epsilons: FloatArray, sign: npt.NDArray[np.int8]) -> list[tuple[int, int]]:
     """Return (certified level, its neighbour inside the bracket) for both edges of each bracket."""
     cells = []
-    for before, after in found.brackets:
-        first, last = (int(np.searchsorted(found.epsilons, end)) for end in (before, after))
+    for before, after in changes(epsilons, sign):
+        first, last = (int(np.searchsorted(epsilons, end)) for end in (before, after))
         cells += [(first, first + 1), (last, last - 1)]
     return cells
 
@@ -122,7 +144,7 @@ def decided_cells(
         return np.zeros(0, dtype=np.int8)
     alive_a, alive_b = survivors(a, e), survivors(b, e)
     bounds = of_samples(np.concatenate([alive_a[1:] - alive_b[:-1], alive_a[:-1] - alive_b[1:]]))
-    critical = critical_value(bounds, alpha, two_sided=True, seed=seed)
+    critical = critical_value(bounds, alpha, seed=seed)
     sign = certain_signs(bounds.difference, bounds.standard_error, bounds.usable, critical)
     least, most = sign[: len(e) - 1], sign[len(e) - 1 :]
     return np.where(least > 0, 1, np.where(most < 0, -1, 0)).astype(np.int8)
@@ -142,24 +164,31 @@ def from_cube(
     Returns
     -------
     pandas.DataFrame
-        `first`, `second` (names), `epsilon`, `reason`, `low`, `high` (the cell) for each pair; alpha is
-        divided by the number of pairs.
+        `first`, `second` (names), `epsilon`, `reason`, `low`, `high` (the cell) for each pair; certified
+        are the crossings that `rankings.from_cube` certifies, all pairs together.
     """
+    _check(tolerance)
     seed = given_seed(cube, seed)
     alpha = given_alpha(cube, alpha)
     levels = breaking_levels(cube, norm, attack)
     epsilons = np.sort(cube.children[norm].coords["epsilon"].values.astype(np.float64))
-    known = [
-        (str(name), row)
-        for name, row in zip(levels["model"].values, levels.values, strict=True)
-        if not np.isnan(row).any()
-    ]
-    pairs = list(itertools.combinations(known, 2))
+    complete = ~np.isnan(levels.values).any(axis=1)
+    names = [str(name) for name in levels["model"].values[complete]]
     rows = []
-    for (first, a), (second, b) in pairs:
-        found = propose(a, b, epsilons, tolerance, alpha / len(pairs), seed=seed)
-        low, high = found.cell or (np.nan, np.nan)
-        rows.append((first, second, found.epsilon, found.reason, low, high))
+    if len(names) > 1:
+        found = rankings.compare(levels.values[complete], alpha, epsilons, seed=seed)
+        for pair, (first, second) in enumerate(zip(found.first, found.second, strict=True)):
+            leads = _Leads(
+                found.epsilons,
+                found.accuracy[[first, second]],
+                found.difference[pair],
+                found.standard_error[pair],
+                found.sign[pair],
+                found.critical,
+            )
+            proposal = _proposal(leads, tolerance)
+            low, high = proposal.cell or (np.nan, np.nan)
+            rows.append((names[first], names[second], proposal.epsilon, proposal.reason, low, high))
     frame = pd.DataFrame(rows, columns=["first", "second", "epsilon", "reason", "low", "high"])
     width = (frame["high"] - frame["low"]).fillna(-1)
     return frame.loc[width.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)

@@ -11,11 +11,12 @@ import xarray as xr
 from scipy import stats
 
 from metaeval.analysis.bands import check_confidence
-from metaeval.analysis.differences import survivors
+from metaeval.analysis.differences import check_same_samples, survivors
 from metaeval.analysis.paired import breaking_levels, holm
 from metaeval.analysis.predictors import NOT_HYPERPARAMETERS
 from metaeval.analysis.reading import given_confidence, models, norm_dataset
 from metaeval.errors import UsageError
+from metaeval.outcomes import in_double
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -127,23 +128,27 @@ def change_of_slope(
         the epsilon.
     """
     check_confidence(confidence)
+    check_same_samples(distance, reference)
     a, b = np.asarray(distance, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape or not len(a) or np.any(a < 0) or np.any(b < 0):
         raise UsageError(f"two models need a distance of at least 0 per sample, not {a.shape} and {b.shape}")
     h = epsilon / 3 if width is None else width
     if not (epsilon > 0 and 0 < h <= epsilon / 2):
         raise UsageError(f"width {h} must be positive and at most half of epsilon {epsilon}")
-    ends = [np.max(d[np.isfinite(d)], initial=0.0) for d in (a, b) if np.isinf(d).any()]
-    known = min(ends, default=np.inf) if limit is None else limit
-    rows: list[dict[str, object]] = []
-    main: FloatArray | None = None
-    for role, point, size in (
+    tests = (
         ("primary", epsilon, h),
         ("sensitivity", epsilon, h / 2),
         ("sensitivity", epsilon, 2 * h),
         ("placebo", epsilon / 2, h),
         ("placebo", 3 * epsilon / 2, h),
-    ):
+    )
+    compared = [point + side * size for _, point, size in tests for side in (-1, 0, 1)]
+    (a, _), (b, _) = in_double(distance, compared), in_double(reference, compared)
+    ends = [np.max(d[np.isfinite(d)], initial=0.0) for d in (a, b) if np.isinf(d).any()]
+    known = min(ends, default=np.inf) if limit is None else limit
+    rows: list[dict[str, object]] = []
+    main: FloatArray | None = None
+    for role, point, size in tests:
         row: dict[str, object] = {"role": role, "breakpoint": point, "width": size}
         places = np.array([max(point - size, 0.0), point, point + size])
         on_grid = places if levels is None else _nearest(places, levels)

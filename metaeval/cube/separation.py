@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Hashable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import zarr
 
 from metaeval.cube import arrays
 from metaeval.cube.files import read_json
 from metaeval.cube.layout import GROUPS
 from metaeval.cube.store import CubeStore
 from metaeval.errors import UsageError, unknown
+from metaeval.hashing import hash_array
 from metaeval.outcomes import NORMS
 
 FloatArray = npt.NDArray[np.float64]
@@ -48,14 +50,14 @@ def distances(x: npt.ArrayLike, y: npt.ArrayLike, norm: str = "linf") -> FloatAr
     Raises
     ------
     UsageError
-        If the norm is unknown, the lengths differ or a value is not finite.
+        If the norm is unknown, the lengths differ, a value is not finite or a label is NaN.
     """
     from scipy.spatial.distance import cdist
 
     if norm not in METRICS:
         message, near = unknown("norm", norm, NORMS)
         raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
-    flat, labels = np.asarray(x, dtype=np.float64), np.asarray(y)
+    flat, labels = np.asarray(x, dtype=np.float64), codes(y)
     if flat.ndim < 2 or labels.shape != flat.shape[:1] or not len(flat):
         raise UsageError(f"inputs {flat.shape} need one label per sample, not {labels.shape}")
     flat = np.ascontiguousarray(flat.reshape(len(flat), -1))
@@ -70,6 +72,54 @@ def distances(x: npt.ArrayLike, y: npt.ArrayLike, norm: str = "linf") -> FloatAr
             np.minimum(nearest[rows], block.min(axis=1), out=nearest[rows])
             np.minimum(nearest[columns], block.min(axis=0), out=nearest[columns])
     return nearest
+
+
+def codes(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Return labels as integers: equal where the labels are, whatever they are.
+
+    A list is read label by label: as an array, -1 and 2 ** 63 would both be floats, and 1 and "1" both text.
+
+    Raises
+    ------
+    UsageError
+        If there is not one label that can be compared per sample, or one is NaN.
+    """
+    if not isinstance(labels, list | tuple) and np.ndim(labels) != 1:
+        raise UsageError(f"inputs need one label per sample, not labels of shape {np.shape(labels)}")
+    found: dict[Hashable, int] = {}
+    values = labels if isinstance(labels, list | tuple) else np.asarray(labels).tolist()
+    try:
+        result = [found.setdefault(label, len(found)) for label in values]
+        missing = any(label != label for label in found)
+    except TypeError:
+        raise UsageError("inputs need one label per sample that can be compared, such as a number") from None
+    if missing:
+        raise UsageError("labels must not be NaN")
+    return np.array(result, dtype=np.int64)
+
+
+class Held(NamedTuple):
+    """The distances in a cube, `(norm, sample)` or None where they are damaged, and what they are of."""
+
+    distance: FloatArray | None
+    norms: list[str]
+    attributes: dict[str, Any]
+
+
+def read(store: CubeStore) -> Held | None:
+    """Return the distances that a cube holds, None if it holds none."""
+    if not (store.path / GROUP).exists():
+        return None
+    content = read_json(store.path / GROUP / "zarr.json")
+    attributes = content.get("attributes", {}) if isinstance(content, dict) else {}
+    names, distance = (_array(store, name) for name in ("norm", "distance"))
+    norms = [] if names is None else [str(name) for name in names]
+    whole = distance is not None and attributes.get("checksum") in (None, hash_array(distance))
+    return Held(distance if whole and norms == attributes.get("norms") else None, norms, attributes)
+
+
+def _array(store: CubeStore, name: str) -> Any:
+    return arrays.attempt(lambda: zarr.open_array(store.path, path=f"{GROUP}/{name}", mode="r")[...])
 
 
 def write(
@@ -92,21 +142,19 @@ def write(
         Whether the cube holds the distances now.
     """
     wanted = {"samples_hash": samples_hash, "norms": list(norms)}
-    stored = read_json(store.path / GROUP / "zarr.json")
-    attributes = stored.get("attributes", {}) if isinstance(stored, dict) else {}
-    if norms and all(attributes.get(key) == value for key, value in wanted.items()):
+    held = read(store)
+    intact = held is not None and held.distance is not None
+    if held and intact and norms and all(held.attributes.get(key) == value for key, value in wanted.items()):
         return True
     possible = bool(norms) and len(x) <= MOST_SAMPLES and len(x) * x.size / 2 <= MOST_WORK
-    if not possible and stored is None:
+    if not possible and held is None:
         return False
-    values = {
-        "norm": list(norms),
-        "sample": np.arange(len(x)),
-        "distance": np.array([distances(x, y, norm) for norm in norms]) if possible else None,
-    }
+    found = np.array([distances(x, y, norm) for norm in norms]) if possible else np.empty((0, 0))
     arrays.drop_consolidated(store.path)
     if possible:
-        arrays.replace_group(store.path, GROUP, GROUPS[GROUP], values, wanted)
+        values = {"norm": list(norms), "sample": np.arange(len(x)), "distance": found}
+        attributes = {**wanted, "checksum": hash_array(found)}
+        arrays.replace_group(store.path, GROUP, GROUPS[GROUP], values, attributes)
     else:
         arrays.remove_group(store.path, GROUP)
     arrays.consolidate(store.path)

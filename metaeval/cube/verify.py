@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from metaeval.cube import arrays, growth
+from metaeval.cube import arrays, growth, separation
 from metaeval.cube.aggregate import compute
 from metaeval.cube.importing import damaged, provenance_of
 from metaeval.cube.layout import GROUPS
@@ -54,7 +54,7 @@ def verify(directory: str | os.PathLike[str]) -> list[Finding]:
         return [Finding("error", place, "it is not what was imported") for place in damaged(directory)]
     store = CubeStore.open(directory)
     training = (Finding(*fault) for fault in training_faults(store))
-    return [*_axes(store), *_records(store), *training, *_aggregates(store)]
+    return [*_axes(store), *_records(store), *training, *_distances(store), *_aggregates(store)]
 
 
 def _axes(store: CubeStore) -> Iterator[Finding]:
@@ -82,6 +82,13 @@ def _records(store: CubeStore) -> Iterator[Finding]:
                 yield Finding("error", str(task), "its record is damaged or of another version")
             elif store.arrays.read(task, record) is None:
                 yield Finding("error", str(task), "the stored values do not match their record")
+
+
+def _distances(store: CubeStore) -> Iterator[Finding]:
+    held = separation.read(store)
+    if held is not None and held.distance is None:
+        where = f"{separation.GROUP}/distance"
+        yield Finding("error", where, "it is not what was written; the next run computes it again")
 
 
 def _aggregates(store: CubeStore) -> Iterator[Finding]:

@@ -6,9 +6,10 @@ import html
 import math
 from collections.abc import Sequence
 
+from metaeval.outcomes import NORM_NAMES
+
 NOT_AVAILABLE = "not available"
 SPACE = "\u00a0"  # keeps a number and its unit on one line
-NORM_NAMES = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
 
 
 def escape(text: object) -> str:

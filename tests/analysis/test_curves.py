@@ -118,3 +118,22 @@ def test_empty_class_does_not_matter() -> None:
     cube = handmade_cube(classes=["a", "b", "none"], labels=[i % 2 for i in range(60)])
     assert not np.isnan(curves.from_cube(cube, "linf")["accuracy"]).any()
     assert not np.isnan(curves.clean_from_cube(cube)["accuracy"]).any()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_right_continuous_at_a_distance_in_whatever_precision(kind: type) -> None:
+    # Single and half precision lie a little beside k / 255; equal there means reached.
+    k = np.arange(17)
+    exact, rounded = k / 255, (k / 255).astype(kind)
+    expected = np.mean(k[:, None] > k, axis=0)
+    for distance, epsilons in ((exact, exact), (rounded, exact), (exact, rounded), (rounded, rounded)):
+        np.testing.assert_allclose(curves.robustness_curve(distance, epsilons).accuracy, expected)
+    assert not curves.difference(rounded, exact).difference.any()
+    assert curves.robustness_curve(np.array([np.inf, 1e6, 0.1]), rounded).accuracy[-1] == 1
+
+
+def test_infinite_epsilons_and_unequal_samples_are_refused() -> None:
+    with pytest.raises(UsageError, match="infinite"):
+        curves.robustness_curve([np.inf], [np.inf])
+    with pytest.raises(UsageError, match="same samples"):
+        curves.area_difference([0.1, 0.2, 0.3], [0.1], 0.5)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from handmade_cube import handmade_cube, text
@@ -74,6 +76,27 @@ def test_published_distances_of_mnist() -> None:
     assert (found.smallest, found.largest) == pytest.approx((3.026148, 10.177744), abs=5e-7)
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [-1, 2**63 + 1, 2**63],
+        [2**63, 2**63 + 1, 2**63 + 2],
+        [10**30, 10**30 + 1, -5],
+        ["1", 1, "one"],
+        [None, "none", 0],
+        [(1, 2), (1, 3), (2, 1)],
+        np.array([-1, 0, 1], dtype=np.int8),
+        np.array([2**64 - 1, 2**64 - 2, 0], dtype=np.uint64),
+        xr.DataArray(["cat", "dog", "Ørn"]),
+    ],
+)
+def test_labels_of_any_kind_are_told_apart(labels: Any) -> None:
+    x = np.array([[0.0], [1.0], [5.0]])
+    assert interclass.distances(x, labels).tolist() == [1, 1, 4]
+    if isinstance(labels, list):
+        assert interclass.distances(x, [labels[0], labels[1], labels[1]]).tolist() == [1, 1, 5]
+
+
 def test_summary_and_words() -> None:
     d = np.array([0.0, 0.0, 0.2, 0.4, 0.8])
     found = interclass.summary(d, "linf", [0.05, 0.1, 0.15, 0.2, 0.5])
@@ -81,13 +104,25 @@ def test_summary_and_words() -> None:
     assert found.quantiles[1] == 0.4
     assert (found.touching, found.exceeding) == ((0.1, 0.15), (0.2, 0.5))
     words = found.sentence()
-    assert "at least 0.2 apart in linf (n = 5; 2 samples with distance 0 left out" in words
-    assert "epsilons 0.2, 0.5 reach it; epsilons 0.1, 0.15 reach half of it, 0.1, where balls" in words
-    assert "no epsilon of the study reaches it" in interclass.summary(d, "l2").sentence()
+    assert "classes lie 0.2 apart in ℓ∞ (n = 5; 2 samples with distance 0 left out" in words
+    assert (
+        "half of it, 0.1; epsilons 0.2, 0.5 reach the distance, epsilons 0.1, 0.15 reach half of it." in words
+    )
+    for epsilons, verdict in (
+        ([], "no epsilon of the study reaches either."),
+        ([0.09], "no epsilon of the study reaches either."),
+        ([0.1], "no epsilon of the study reaches the distance, epsilon 0.1 reaches half of it."),
+        ([0, 0.3], "epsilon 0.3 reaches the distance."),
+    ):
+        assert interclass.summary(d, "l2", epsilons).sentence().endswith(f"half of it, 0.1; {verdict}")
+    # Images in single precision: 8/255 lies a rounding error beside the epsilon 8/255.
+    single = [float(np.float32(8 / 255))]
+    assert interclass.summary(single, "linf", [4 / 255, 8 / 255]).exceeding == (8 / 255,)
+    assert interclass.summary(single, "linf", [4 / 255, 8 / 255]).touching == (4 / 255,)
     one_class = interclass.summary(interclass.distances(np.eye(3), [1, 1, 1]), "l2", [0.1])
     assert np.isnan(one_class.smallest)
     assert one_class.exceeding == ()
-    assert one_class.sentence() == "No two samples of different classes lie apart in l2 (n = 3)."
+    assert one_class.sentence() == "No two samples of different classes lie apart in ℓ2 (n = 3)."
 
 
 def test_cube_face() -> None:
@@ -98,8 +133,8 @@ def test_cube_face() -> None:
     found = interclass.from_cube(cube)["linf"]
     assert found.exceeding == (4 / 255,)
     assert found.touching == (2 / 255,)
-    (said,) = [sentence for sentence in findings(cube) if "Classes lie at least" in sentence]
-    assert "0.01 apart in linf" in said
+    (said,) = [sentence for sentence in findings(cube) if "different classes lie" in sentence]
+    assert "0.01 apart in ℓ∞" in said
     names = {dim: [str(cube["clean"][dim].values[0])] for dim in ("class", "model")}
     assert "interclass" not in subset(cube, classes=names["class"]).children
     assert "interclass" in subset(cube, models=names["model"]).children
@@ -112,5 +147,12 @@ def test_refusals() -> None:
         interclass.distances(np.eye(2), [0, 1], norm="lin")
     with pytest.raises(UsageError, match="one label per sample"):
         interclass.distances(np.eye(2), [0])
+    for labels in ([[0], [1]], np.zeros((2, 1)), 3):
+        with pytest.raises(UsageError, match="one label per sample"):
+            interclass.distances(np.eye(2), labels)
+    with pytest.raises(UsageError, match="NaN"):
+        interclass.distances(np.eye(2), [0, float("nan")])
+    with pytest.raises(UsageError, match="can be compared"):
+        interclass.distances(np.eye(2), [0, pd.NA])
     with pytest.raises(UsageError, match="finite"):
         interclass.distances([[np.nan], [1.0]], [0, 1])

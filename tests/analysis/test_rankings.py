@@ -44,7 +44,7 @@ def test_independent_pairs_reach_the_bonferroni_bound() -> None:
     found = rankings.compare(d, epsilons=[0.7])
     i, j = np.triu_indices(8, k=1)
     z = random.normal(size=(200_000, 8))
-    expected = np.quantile(((z[:, i] - z[:, j]) / np.sqrt(2)).max(axis=1), 0.95)
+    expected = np.quantile(np.abs((z[:, i] - z[:, j]) / np.sqrt(2)).max(axis=1), 0.95)
     assert found.critical == pytest.approx(expected, abs=0.05)
 
 
@@ -123,3 +123,16 @@ def test_cube_face() -> None:
     assert missing.sizes["model"] == 2
     with pytest.raises(UsageError, match="two complete models"):
         rankings.from_cube(handmade_cube(models=["m"]), "linf")
+
+
+def test_single_precision_ranks_as_double() -> None:
+    distance = np.random.default_rng(7).integers(0, 17, (3, 50)) / 255
+    exact = rankings.compare(distance, epsilons=np.arange(17) / 255)
+    rounded = rankings.compare(distance.astype("f4"), epsilons=np.arange(17) / 255)
+    np.testing.assert_array_equal(rounded.accuracy, exact.accuracy)
+    assert exact.accuracy[0, 8] == np.mean(distance[0] > 8.5 / 255)
+
+
+def test_an_unknown_attack_is_named() -> None:
+    with pytest.raises(UsageError, match="did you mean 'worst-case'"):
+        rankings.from_cube(handmade_cube(), "linf", "worst-cas")

@@ -10,7 +10,7 @@ from handmade_cube import handmade_cube
 from test_crossings import TRUE_CROSSING, crossing_models
 
 from metaeval import refining
-from metaeval.analysis import crossings, refinement
+from metaeval.analysis import crossings, rankings, refinement
 from metaeval.errors import UsageError
 
 
@@ -85,6 +85,19 @@ def test_proposals_of_a_cube() -> None:
     assert table[["first", "second"]].values[0].tolist() == ["plain", "robust"]
     assert table["low"][0] == 2 / 255 < table["epsilon"][0] < table["high"][0] == 4 / 255
     assert refinement.from_cube(handmade_cube(models=["m"]), "linf", 0.1).empty
+
+
+def test_what_the_rankings_certify_is_refined() -> None:
+    # Nine copies of two models: the band of all pairs together is that of one, 36 bounds would be far wider.
+    distance = np.full((9, 1, 400), np.inf)
+    distance[::2, 0, :10], distance[1::2, 0, 10:31] = 0, 0  # 11 / sqrt(31): two standard errors
+    distance[::2, 0, 31:100] = 4 / 255
+    cube = handmade_cube(
+        models=[f"m{i}" for i in range(9)], samples=400, attacks=["x"], distances={"linf": distance}
+    )
+    ranked = rankings.from_cube(cube, "linf", alpha=0.2)
+    table = refinement.from_cube(cube, "linf", tolerance=1e-9, alpha=0.2)
+    assert (table["reason"] != "none").sum() == (ranked["count"].values > 0).sum() == 20
 
 
 def test_a_cube_without_samples_has_nothing_to_refine() -> None:

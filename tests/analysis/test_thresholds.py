@@ -191,6 +191,13 @@ def test_only_the_same_recipe_is_a_reference() -> None:
     assert thresholds.from_cube(handmade_cube(), "linf") == []
 
 
+def test_single_precision_changes_nothing() -> None:
+    a, b = np.random.default_rng(6).integers(0, 17, (2, 300)) / 255
+    exact = thresholds.change_of_slope(a, b, 8 / 255, 2 / 255, limit=16 / 255)
+    rounded = thresholds.change_of_slope(a.astype("f4"), b, 8 / 255, 2 / 255, limit=16 / 255)
+    assert rounded.table.equals(exact.table)
+
+
 def test_what_is_not_known_is_not_estimated() -> None:
     random = np.random.default_rng(4)
     a, b = random.exponential(2.0, (2, 200))

@@ -61,7 +61,7 @@ def crossing(counted: Counted) -> tuple[Counted, np.ndarray]:
         distances.append(exact_distance(state, images[test], labels[test]))
     grid = np.linspace(0, 0.1, 2001)
     difference = (distances[0][:, None] > grid).mean(0) - (distances[1][:, None] > grid).mean(0)
-    counted.write({"sharp": "", "flat": ""}, samples=SAMPLES, epsilons='["0", "0.05", "0.1"]')
+    counted.write({"sharp": "", "flat": ""}, samples=SAMPLES + 50, epsilons='["0", "0.05", "0.1"]')
     signs = np.sign(difference)
     last, first = np.flatnonzero(signs > 0).max(), np.flatnonzero(signs < 0).min()
     return counted, grid[[min(last, first), max(last, first)]]
@@ -69,7 +69,7 @@ def crossing(counted: Counted) -> tuple[Counted, np.ndarray]:
 
 def test_the_bracket_closes_around_the_exact_crossing(crossing: tuple[Counted, np.ndarray]) -> None:
     folder, exact = crossing
-    folder.metaeval("run", "study.toml", "-q")
+    folder.metaeval("run", "study.toml", "-q", "--limit", str(SAMPLES))
     whole = folder.forwards()
     proposed = json.loads(folder.metaeval("refine", "study.toml", "--json").stdout)
     assert proposed["computed"] == []
@@ -79,6 +79,7 @@ def test_the_bracket_closes_around_the_exact_crossing(crossing: tuple[Counted, n
     assert "3 epsilons computed; to keep them in the study file:" in text
     assert folder.forwards() - whole < whole  # only inside each sample's bracket
     cube = open_cube(folder.folder / "reports" / "counted")
+    assert int(cube["linf"]["total"].sum()) == SAMPLES  # what the run was limited to
     epsilons = cube["linf"]["epsilon"].values
     assert len(epsilons) == 6
     assert proposed["next"]["epsilon"] in {f"{epsilon:g}" for epsilon in epsilons}
