@@ -190,8 +190,9 @@ class _Folding:
                 None if value is None else value.double()
                 for value in (given, self._value(offset), mean, variance)
             )
-            scale, shift = (None if value is None else value.double() for value in (weight, bias))
-            fused = fuse(*doubles, epsilon, scale, shift)
+            scale = torch.ones_like(variance) if weight is None else weight
+            shift = torch.zeros_like(variance) if bias is None else bias
+            fused = fuse(*doubles, epsilon, scale.double(), shift.double())
             with self.graph.inserting_before(inner):
                 pair = [self._constant(value.detach().to(given.dtype), trained=True) for value in fused]
             inner.args = (inner.args[0], *pair, *inner.args[3:])
