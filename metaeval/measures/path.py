@@ -11,9 +11,11 @@ import torch
 from torch import fx
 from torch.nn import functional
 
-from metaeval.measures.folding import MAPS, Folded, operation
+from metaeval.measures.folding import BIAS, MAPS, Folded, operation
 from metaeval.measures.layers import MOVES, SIZES, SUMS, constant
 from metaeval.measures.spec import Undefined, Unsupported
+
+LEAST = -600.0  # of a logarithm beside which there are constants: their unit must be a float
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,7 @@ class _Paths(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, order: int) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # it would be written into the reasons
         self.graph_module, self.order = module, order
         unsupported = {
             f"{node.meta['name']} ({operation(node)})": None
@@ -89,8 +92,13 @@ class _Paths(fx.Interpreter):
         name = operation(n)
         if name in SIZES:
             return n.target(*aligned(args), **kwargs)  # type: ignore[operator]
-        rule = RULES.get(name, _moved)
-        return _wrapped(rule(self, n, aligned(args), kwargs, math.exp(-log)), log)
+        rule, unit = RULES.get(name, _moved), 1.0
+        if (rule is _sum and len(scaled) == 1) or (
+            rule is _map and n.args[BIAS:] and n.args[BIAS] is not None
+        ):
+            log = max(log, LEAST)
+            unit = math.exp(-log)
+        return _wrapped(rule(self, n, aligned(args), kwargs, unit), log)
 
     def powered(self, node: fx.Node, place: int) -> torch.Tensor | None:
         """Return |value|^p of a constant argument; None if there is no such argument."""
