@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import operator
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,9 +85,10 @@ def fold(
     draw = torch.Generator().manual_seed(seed)
     probes = torch.rand((PROBES, *shape), generator=draw).to(device or torch.device("cpu"))
     try:
-        program = torch.export.export(
-            module, (probes,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
-        )
+        with _traceable():
+            program = torch.export.export(
+                module, (probes,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
+            )
     except Exception as error:  # tracing runs the model's own code, which may raise anything
         lines = str(error).strip().splitlines() or [""]
         raise Unsupported(f"cannot be traced: {type(error).__name__}: {lines[0][:200]}") from None
@@ -99,6 +104,33 @@ def fold(
             f"the traced and folded network gives other logits: they differ by {difference:.2g}"
         )
     return Folded(graph, difference, frozenset(folding.norms))
+
+
+@contextmanager
+def _traceable() -> Iterator[None]:
+    """Trace without torch's own report of a failure, and torchvision's normalization, too.
+
+    That looks at its constants, which tracing does not know; the logits are compared afterwards.
+    """
+    functional: Any = sys.modules.get("torchvision.transforms.functional")
+    own, logger = getattr(functional, "normalize", None), logging.getLogger("torch.fx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        if own:
+            functional.normalize = _normalize
+        yield
+    finally:
+        logger.setLevel(level)
+        if own:
+            functional.normalize = own
+
+
+def _normalize(x: torch.Tensor, mean: Any, std: Any, inplace: bool = False) -> torch.Tensor:
+    mean, std = (
+        torch.as_tensor(values, dtype=x.dtype, device=x.device).view(-1, 1, 1) for values in (mean, std)
+    )
+    return x.sub_(mean).div_(std) if inplace else (x - mean) / std
 
 
 def operation(node: fx.Node) -> str:

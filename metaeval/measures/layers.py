@@ -122,16 +122,19 @@ class Layers:
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph and keeps the shape of every tensor."""
+    """Runs a graph and keeps the shape of every tensor, and which nodes give several."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.several: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if isinstance(result, torch.Tensor):
             self.shapes[n] = tuple(result.shape)
+        elif isinstance(result, (list, tuple)) and any(isinstance(part, torch.Tensor) for part in result):
+            self.several.add(n)
         return result
 
 
@@ -167,14 +170,14 @@ def layers_of(network: Folded, shape: tuple[int, ...]) -> Layers:
     interpreter = _Shapes(module)
     with torch.no_grad():
         interpreter.run(torch.zeros((1, *shape), device=device))
-    return _Reader(module, interpreter.shapes).read()
+    return _Reader(module, interpreter).read()
 
 
 class _Reader:
     """Reads the maps from a graph; what one layer took up is no layer of its own."""
 
-    def __init__(self, module: fx.GraphModule, shapes: dict[fx.Node, tuple[int, ...]]) -> None:
-        self.module, self.shapes = module, shapes
+    def __init__(self, module: fx.GraphModule, found: _Shapes) -> None:
+        self.module, self.shapes, self.several = module, found.shapes, found.several
         self.live = depends_on_input(module.graph)
         self.taken: set[fx.Node] = set()
 
@@ -187,7 +190,7 @@ class _Reader:
             name = operation(node)
             if name in MAPS and (weight := constant(self.module, node.args[1])) is not None:
                 maps[node] = self._map(node, name, weight)
-            elif node in self.taken or node not in self.shapes:
+            elif node in self.taken or not (node in self.shapes or node in self.several):
                 pass
             elif name in ("mul", "div"):
                 if (factor := self._factor(node)) is not None:

@@ -76,6 +76,8 @@ class _Paths(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n.op != "call_function":
             return super().run_node(n)
+        if operation(n) == "_assert_tensor_metadata":
+            return None  # sums are in float64, whatever activations were
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         scaled = [value for value in _flat((args, kwargs)) if isinstance(value, _Scaled)]
         if not scaled:
@@ -219,7 +221,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(MAPS, _map),
     **dict.fromkeys(("mul", "div"), _factor),
     **dict.fromkeys(SUMS - {"neg"}, _sum),
-    **dict.fromkeys(("relu", "neg"), _relu),
+    **dict.fromkeys(("relu", "neg", "to", "_to_copy"), _relu),
     **{f"avg_pool{dims}d": _average for dims in (1, 2, 3)},
     **{f"adaptive_avg_pool{dims}d": _adaptive for dims in (1, 2, 3)},
     **{f"max_pool{dims}d": _maximum for dims in (1, 2, 3)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 
 import pytest
@@ -174,6 +175,42 @@ def test_layers_without_a_norm_are_named() -> None:
     assert "norm (layer_norm)" in found.unsupported
     assert any(name.startswith("mix (") and "attention" in name for name in found.unsupported)
     assert found.maps[-1].name == "head"
+
+
+def test_layers_of_several_outputs_are_named() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells, self.head = nn.GRU(6, 4, batch_first=True), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            left, right = self.cells(x)[0][:, -1].chunk(2, dim=1)
+            return self.head(torch.cat([left, right], dim=1))
+
+    torch.manual_seed(0)
+    found = layers_of(folded(Recurrent(), (5, 6)), (5, 6))
+    assert "cells (gru)" in found.unsupported
+    assert not any("chunk" in name for name in found.unsupported)
+    assert [layer.name for layer in found.maps] == ["head"]
+
+
+def test_normalization_by_torchvision_is_traced() -> None:
+    transforms = pytest.importorskip("torchvision.transforms")  # comes with the extra robustbench
+    functional = importlib.import_module("torchvision.transforms.functional")
+    torch.manual_seed(0)
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.5, 2.0]
+    inner = nn.Conv2d(3, 4, 3)
+    module = nn.Sequential(transforms.Normalize(mean, std), inner)
+    before = functional.normalize
+    (layer,), (other,) = folded_layers(module, IMAGE), folded_layers(Normalized(inner, mean, std), IMAGE)
+    torch.testing.assert_close(layer.weight, other.weight)
+    assert functional.normalize is before
+
+
+def test_a_failure_to_trace_is_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Unsupported):
+        fold(_Branching(), (4,))
+    assert "torch" not in capfd.readouterr().err
 
 
 def test_a_gate_is_unsupported_but_swish_is_not() -> None:

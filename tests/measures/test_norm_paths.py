@@ -203,6 +203,18 @@ def test_sums_below_the_range_of_floats(bias: bool) -> None:
     assert log_path_norm(folded(chain, (2,)), (2,), order=1) == pytest.approx(expected)
 
 
+def test_a_cast_changes_nothing() -> None:
+    class Cast(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.to(torch.float32)).float()
+
+    torch.manual_seed(0)
+    module = Cast(3, 2)
+    found = log_path_norm(folded(module, (3,)), (3,), order=1)
+    expected = sum(float(parameter.abs().sum()) for parameter in module.parameters())
+    assert found == pytest.approx(math.log(expected))
+
+
 def test_a_reason_that_is_found_on_the_way_is_one_line() -> None:
     class Weighted(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
