@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import io
 import operator
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,15 +113,13 @@ def _traceable() -> Iterator[None]:
     That looks at its constants, which tracing does not know; the logits are compared afterwards.
     """
     functional: Any = sys.modules.get("torchvision.transforms.functional")
-    own, logger = getattr(functional, "normalize", None), logging.getLogger("torch.fx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    own = getattr(functional, "normalize", None)
     try:
         if own:
             functional.normalize = _normalize
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
-        logger.setLevel(level)
         if own:
             functional.normalize = own
 
