@@ -135,6 +135,7 @@ class FrobeniusOverSpectral(NormMeasure):
     formula = r"\sum_i \|W_i\|_F^2 / \|W_i\|_2^2"
     citation = JIANG
     invariance: ClassVar[tuple[str, ...]] = ("temperature", "layer rescaling")
+    singular = "spectral"
     settings: ClassVar[dict[str, str]] = {"method": "operator"}
     choices: ClassVar = {"method": METHODS}
     caveats = LAYERWISE + "Both norms are of the map at its real input size. "
@@ -175,6 +176,7 @@ class SpectralComplexity(NormMeasure):
     )
     citation = BARTLETT
     invariance: ClassVar[tuple[str, ...]] = ("layer rescaling",)
+    singular = "spectral"
     settings: ClassVar[dict[str, str]] = {"method": "operator"}
     choices: ClassVar = {"method": METHODS}
     caveats = LAYERWISE + SIGN + "Without the bound's constants and the norm of the data. "
@@ -293,6 +295,7 @@ def _layer_measures(norm: str) -> tuple[type[NormMeasure], ...]:
     shared: dict[str, Any] = {
         "__module__": __name__,
         "norm": norm,
+        "singular": norm if norm in ("spectral", "nuclear") else "",
         "citation": JIANG,
         "settings": {"method": METHOD[norm]},
         "choices": {"method": CHOICES[norm]},
@@ -333,6 +336,7 @@ def _layer_measures(norm: str) -> tuple[type[NormMeasure], ...]:
             "formula": rf"\sum_i {SYMBOL[norm].replace('W_i', 'W_i - W_i^0')}",
             "needs": ("weights", "initial_weights"),
             "moved": True,
+            "singular": shared["singular"] and f"{norm} distance",
         },
     )
     return (

@@ -133,6 +133,26 @@ def test_values_are_those_of_the_stored_logits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(train.label, load_digits().target[position])
 
 
+def test_singular_values_are_in_the_predicted_time(tmp_path: Path) -> None:
+    """Each kind once, whatever asks for it: 400 passes of the operator's, for weights and for distances."""
+    asked = 'names = ["accuracy", "spectral_sum", "log_spectral_product", "frobenius_over_spectral"'
+    for measures, passes in (
+        ('names = ["accuracy", "frobenius_sum"]', 0),
+        (asked + "]", 400),
+        (asked + ', "spectral_distance_sum", "spectral_distance_sum_over_margin"]', 800),
+        (asked + "]\n[measures.settings.spectral_sum]\nmethod = 'circular'", 600),
+    ):
+        prepared = prepare(study_of(tmp_path, measures))
+        found = forecast(prepared, directory=tmp_path / "out", device=torch.device("cpu"))
+        model = found.models["mlp-width=8"]
+        assert model.algebra == Cost(passes, passes)
+        others = model.training + model.attacks + model.measures
+        assert model.seconds == pytest.approx(
+            model.speed.seconds(others) + passes * (model.speed.forward + model.speed.backward)
+        )
+        assert (f"about {passes} forward and backward passes of a sample" in found.text()) == bool(passes)
+
+
 def test_a_second_run_computes_nothing(tmp_path: Path) -> None:
     first = run(tmp_path)
     before, again = measured(tmp_path), run(tmp_path)
