@@ -32,6 +32,8 @@ ACTIVATIONS = frozenset(
             "mish",
             "softplus",
             "softsign",
+            "prelu",
+            "rrelu",
         ),
         *("sigmoid", "log_sigmoid", "hardsigmoid", "tanh", "hardtanh", "hardswish", "clamp", "clamp_min"),
     )
