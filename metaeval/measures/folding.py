@@ -282,7 +282,7 @@ def _is_fusible(source: fx.Node, inner: fx.Node) -> bool:
     """Tell whether batch norm after a node is a scaling of the rows of its weight, seen by nobody else."""
     name = operation(inner)
     return (
-        operation(source) == name
+        operation(source) in (name, "batch_norm")
         and len(source.users) == 1
         and all(
             value is None or (isinstance(value, fx.Node) and value.op == "get_attr")

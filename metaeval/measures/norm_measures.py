@@ -44,7 +44,8 @@ CHOICES = {"frobenius": METHODS, "spectral": METHODS, "nuclear": METHODS[1:]}
 CONVENTION = {
     "frobenius": "By default kernels count once (method reshaped), whatever the size of their input. ",
     "spectral": "By default a convolution is the map at its real input size (method operator). ",
-    "nuclear": "By default a convolution is the map on a torus (method circular): an upper bound. ",
+    "nuclear": "By default a convolution is the map on a torus, larger than its input by the padding (method "
+    "circular): an upper bound. ",
 }
 
 

@@ -73,6 +73,14 @@ def test_batch_norm_is_folded_by_its_formula() -> None:
     torch.testing.assert_close(layer.weight.float(), convolution.weight * factor[:, None, None, None])
 
 
+def test_batch_norm_after_folded_batch_norm_is_folded_too() -> None:
+    torch.manual_seed(0)
+    module = trained_norms(nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.BatchNorm2d(5), nn.ReLU()))
+    (layer,) = folded_layers(module, (3, 8, 8))
+    factor = torch.stack([norm.weight / (norm.running_var + norm.eps).sqrt() for norm in module[1:3]]).prod(0)
+    torch.testing.assert_close(layer.weight.float(), module[0].weight * factor[:, None, None, None])
+
+
 def test_batch_norm_that_follows_no_map_is_a_diagonal_layer() -> None:
     torch.manual_seed(0)
     module = trained_norms(PreActivation())
