@@ -13,6 +13,11 @@ from metaeval.measures.spec import Context, Measure, Split, Value
 
 SINGULAR = {"operator": 400.0, "circular": 200.0, "reshaped": 20.0}
 """About what singular values of all layers cost, by method, in passes of one row forward and backward."""
+SINGULAR_COST = (
+    "no data; singular values, once for all measures, take about as long as "
+    + ", ".join(f"{rows:g} ({method})" for method, rows in SINGULAR.items())
+    + " forward and backward passes of one image"
+)
 FOLDED = "Of the network with batch norm folded into the layer before it, or as a diagonal layer of its own. "
 
 

@@ -11,7 +11,7 @@ import torch
 
 from metaeval.measures.fisher_rao import fisher_rao_norm
 from metaeval.measures.folding import folded
-from metaeval.measures.norm_base import FOLDED, NormMeasure, over_margin
+from metaeval.measures.norm_base import FOLDED, SINGULAR_COST, NormMeasure, over_margin
 from metaeval.measures.norm_layers import Profile, folded_start, profile
 from metaeval.measures.path import log_path_norm
 from metaeval.measures.spec import INVARIANCES, SHARED, Context, Measure, Undefined, Value
@@ -136,7 +136,7 @@ class FrobeniusOverSpectral(NormMeasure):
     formula = r"\sum_i \|W_i\|_F^2 / \|W_i\|_2^2"
     citation = JIANG
     invariance: ClassVar[tuple[str, ...]] = ("temperature", "layer rescaling")
-    singular = "spectral"
+    singular, cost = "spectral", SINGULAR_COST
     settings: ClassVar[dict[str, str]] = {"method": "operator"}
     choices: ClassVar = {"method": METHODS}
     caveats = LAYERWISE + CONVENTION["spectral"] + "Both norms are by the same method. "
@@ -177,7 +177,7 @@ class SpectralComplexity(NormMeasure):
     )
     citation = BARTLETT
     invariance: ClassVar[tuple[str, ...]] = ("layer rescaling",)
-    singular = "spectral"
+    singular, cost = "spectral", SINGULAR_COST
     settings: ClassVar[dict[str, str]] = {"method": "operator"}
     choices: ClassVar = {"method": METHODS}
     caveats = (
@@ -299,7 +299,7 @@ def _layer_measures(norm: str) -> tuple[type[NormMeasure], ...]:
     shared: dict[str, Any] = {
         "__module__": __name__,
         "norm": norm,
-        "singular": norm if norm in ("spectral", "nuclear") else "",
+        **({"singular": norm, "cost": SINGULAR_COST} if norm != "frobenius" else {}),
         "citation": JIANG,
         "settings": {"method": METHOD[norm]},
         "choices": {"method": CHOICES[norm]},
@@ -340,7 +340,7 @@ def _layer_measures(norm: str) -> tuple[type[NormMeasure], ...]:
             "formula": rf"\sum_i {SYMBOL[norm].replace('W_i', 'W_i - W_i^0')}",
             "needs": ("weights", "initial_weights"),
             "moved": True,
-            "singular": shared["singular"] and f"{norm} distance",
+            **({"singular": f"{norm} distance"} if norm != "frobenius" else {}),
         },
     )
     return (
