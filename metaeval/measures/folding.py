@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from metaeval.measures.spec import Context, Undefined, Unsupported
 
-PROBES = 8
+PROBES, FEW = 8, 3
 TOLERANCE = 1e-4
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 MAPS = (*CONVOLUTIONS, "linear")
@@ -85,7 +85,7 @@ def fold(
     draw = torch.Generator().manual_seed(seed)
     probes = torch.rand((PROBES, *shape), generator=draw).to(device or torch.device("cpu"))
     try:
-        with _traceable():
+        with _traceable(), torch.no_grad():  # what the model computes without gradients is traced, too
             program = torch.export.export(
                 module, (probes,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
             )
@@ -95,7 +95,11 @@ def fold(
     with torch.no_grad():
         folding = _Folding(program, neutral)
         graph = folding.module
-        expected, found = module(probes), graph(probes)
+        expected = torch.cat([module(probes), module(probes[:FEW])])
+        try:
+            found = torch.cat([graph(probes), graph(probes[:FEW])])
+        except RuntimeError:
+            raise Unsupported("cannot be traced: the number of samples becomes a part of the graph") from None
     if not bool(torch.isfinite(expected).all()):
         raise Undefined("its logits are not finite")
     difference = float((expected - found).abs().max())
@@ -194,6 +198,8 @@ class _Folding:
             for place, value in enumerate(node.args)
         )
         kwargs = {key: self._mapped(value) for key, value in node.kwargs.items()}
+        if name in ("view", "reshape") and (size := _whole(node)):
+            args = (args[0], [-1, *size])
         self.new[node] = self._add(node, target, args, kwargs)
         first = node.args[0] if node.args else None
         if written and isinstance(first, fx.Node):
@@ -290,6 +296,13 @@ def _is_fusible(source: fx.Node, inner: fx.Node) -> bool:
         )
         and (name in CONVOLUTIONS or (name == "linear" and source.meta["val"].ndim == 2))
     )
+
+
+def _whole(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape of one sample where their number was written as a number, as by ``len(x)``."""
+    shape = tuple(node.meta["val"].shape)
+    written = len(shape) > 1 and all(type(size) is int for size in shape) and shape[0] == PROBES
+    return shape[1:] if written else ()
 
 
 def _layer(node: fx.Node) -> str:

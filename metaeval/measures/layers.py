@@ -51,6 +51,7 @@ MOVES = frozenset(  # each output is one input, or zero
 )
 SIZES = frozenset(("sym_size", "_assert_scalar", "_assert_tensor_metadata", "floordiv"))
 SUMS = frozenset(("add", "sub", "rsub", "neg"))
+ROWS = 2  # sent through a graph for its shapes: ``squeeze`` would take the place of one away
 SKIPS = ("add", "cat", "sub", "stack")
 
 
@@ -171,7 +172,7 @@ def layers_of(network: Folded, shape: tuple[int, ...]) -> Layers:
     device = next(iter(module.parameters()), torch.zeros(0)).device
     interpreter = _Shapes(module)
     with torch.no_grad():
-        interpreter.run(torch.zeros((1, *shape), device=device))
+        interpreter.run(torch.zeros((ROWS, *shape), device=device))
     return _Reader(module, interpreter).read()
 
 
@@ -269,7 +270,7 @@ class _Reader:
         """Tell whether a node makes one row of each input, which nobody else reads."""
         if operation(node) not in ("flatten", "view", "reshape") or len(node.users) != 1:
             return False
-        return self.shapes[node] == (1, math.prod(self.shapes[node.all_input_nodes[0]]))
+        return self.shapes[node] == (ROWS, math.prod(self.shapes[node.all_input_nodes[0]][1:]))
 
     def _factors_before(
         self, node: Any, accept: Callable[[torch.Tensor, tuple[int, ...]], torch.Tensor | None]

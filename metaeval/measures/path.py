@@ -12,7 +12,7 @@ from torch import fx
 from torch.nn import functional
 
 from metaeval.measures.folding import BIAS, MAPS, Folded, operation
-from metaeval.measures.layers import MOVES, SIZES, SUMS, constant
+from metaeval.measures.layers import MOVES, ROWS, SIZES, SUMS, constant
 from metaeval.measures.spec import Undefined, Unsupported
 
 LEAST = -600.0  # of a logarithm beside which there are constants: their unit must be a float
@@ -49,10 +49,10 @@ def log_path_norm(network: Folded, shape: tuple[int, ...], *, order: int) -> flo
     """
     module = network.module
     device = next(iter(module.parameters()), torch.zeros(0)).device
-    ones = torch.ones((1, *shape), dtype=torch.float64, device=device)
+    ones = torch.ones((ROWS, *shape), dtype=torch.float64, device=device)
     with torch.no_grad():
         total: _Scaled = _Paths(module, order).run(_Scaled(ones))
-    found = float(total.mantissa.sum())
+    found = float(total.mantissa.sum()) / ROWS
     if not found > 0:
         raise Undefined("every path has a weight of zero")
     return (math.log(found) + total.log) / order

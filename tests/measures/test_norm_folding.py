@@ -14,6 +14,7 @@ from torch import nn
 from metaeval.measures.folding import fold, operation
 from metaeval.measures.layers import layers_of
 from metaeval.measures.spec import Undefined, Unsupported
+from metaeval.measures.spectral import row_norms
 from metaeval.sources.models.architectures import cnn, lenet_small, mlp
 from metaeval.sources.models.normalized import normalized
 from metaeval.sources.models.zoo import import_robustbench
@@ -183,6 +184,46 @@ def test_layers_without_a_norm_are_named() -> None:
     assert "norm (layer_norm)" in found.unsupported
     assert any(name.startswith("mix (") and "attention" in name for name in found.unsupported)
     assert found.maps[-1].name == "head"
+
+
+class Head(nn.Module):
+    """A linear layer on pooled or flattened inputs, written in different ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.map = way, nn.Linear(3 if way == "squeeze" else 12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.way == "squeeze":
+            return self.map(nn.functional.adaptive_avg_pool2d(x, 1).squeeze())
+        if self.way == "len":
+            return self.map(x.view(len(x), -1))
+        with torch.no_grad():
+            return self.map(x.flatten(1))
+
+
+@pytest.mark.parametrize("way", ["squeeze", "len", "no gradients"])
+def test_ways_to_write_a_head(way: str) -> None:
+    torch.manual_seed(0)
+    module = Head(way).eval()
+    network = folded(module, (3, 2, 2))
+    with torch.no_grad():
+        for count in (2, 8, 11):
+            x = torch.rand(count, 3, 2, 2)
+            torch.testing.assert_close(network.module(x), module(x))
+    (layer,) = layers_of(network, (3, 2, 2)).maps
+    assert layer.source == (module.map.in_features,)
+    rows = module.map.weight.detach().double().norm(dim=1)
+    torch.testing.assert_close(row_norms(layer, "operator"), rows, rtol=1e-6, atol=0)
+
+
+def test_a_graph_for_so_many_samples_is_refused() -> None:
+    class Tied(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + torch.zeros(len(x), 3)
+
+    with pytest.raises(Unsupported, match="number of samples"):
+        folded(Tied(4, 3), (4,))
 
 
 def test_layers_of_several_outputs_are_named() -> None:
