@@ -346,14 +346,14 @@ def refine(
 
 @app.command("list")
 def list_command(what: Listing, as_json: AsJson = False) -> None:
-    """List what studies can name: attacks, data, figures, models, shifts, and the studies in ./studies."""
-    from metaeval.listing import LISTINGS
+    """List what studies can name: attacks, data, figures, measures, models, shifts, ./studies."""
+    from metaeval.listing import LISTINGS, print_rows
 
     rows = LISTINGS[what.value]()
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
-        print_table(rows)
+        print_rows(rows)
 
 
 @app.command()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +124,21 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_rows(rows: Rows) -> None:
+    """Print rows as a table; on a terminal that is too narrow for it, as one paragraph each."""
+    longest = sum(max([len(key), *(len(str(row[key])) for row in rows)]) + 2 for key in (rows or [{}])[0])
+    if not sys.stdout.isatty() or longest <= shutil.get_terminal_size().columns:
+        print_table(rows)
+        return
+    for row in rows:
+        title, *others = row.items()
+        print(title[1])
+        indent = 2 + max(len(key) for key, _ in others) + 2
+        for key, value in others:
+            text = textwrap.wrap(str(value), max(shutil.get_terminal_size().columns - indent, 40)) or [""]
+            print(f"  {key}".ljust(indent) + f"\n{' ' * indent}".join(text))
 
 
 def _named(group: str, builtin: dict[str, str]) -> Rows:

@@ -15,6 +15,7 @@ import zarr
 
 from metaeval.cli import main
 from metaeval.hashing import hash_array
+from metaeval.listing import print_rows
 
 ROOT = Path(__file__).parents[1]
 STUDY = """
@@ -189,12 +190,27 @@ def test_only_and_limit(study: Path) -> None:
     assert "matches no task" in result.stderr
 
 
-@pytest.mark.parametrize("what", ["attacks", "data", "figures", "models", "studies"])
+@pytest.mark.parametrize("what", ["attacks", "data", "figures", "measures", "models", "studies"])
 def test_lists(what: str) -> None:
     result = metaeval(ROOT, "list", what)
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) > 2
     assert json.loads(metaeval(ROOT, "list", what, "--json").stdout)
+
+
+def test_wide_lists_fit_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = [{"name": "a", "text": "word " * 40, "sign": "0"}, {"name": "b", "text": "", "sign": "+1"}]
+    print_rows(rows)
+    assert max(map(len, capsys.readouterr().out.splitlines())) > 200  # for a file, one row each
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_rows(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert " ".join(lines).split().count("word") == 40
+    assert [line for line in lines if not line.startswith(" ")] == ["a", "b"]
 
 
 def test_schema_is_json() -> None:

@@ -44,7 +44,7 @@ class Ece(_Binned):
 
     name = "ece"
     definition = (
-        "expected calibration error: mean distance of confidence from accuracy over 15 bins of equal width "
+        "expected calibration error: mean distance of confidence from accuracy over bins of equal width "
         "(fraction); bootstrap interval"
     )
     formula = r"\sum_b \frac{n_b}{n} \left|\mathrm{acc}_b - \mathrm{conf}_b\right|"
@@ -61,7 +61,7 @@ class Mce(_Binned):
 
     name = "mce"
     definition = (
-        "maximum calibration error: largest distance of confidence from accuracy among 15 bins of equal "
+        "maximum calibration error: largest distance of confidence from accuracy among bins of equal "
         "width (fraction); bootstrap interval"
     )
     formula = r"\max_b \left|\mathrm{acc}_b - \mathrm{conf}_b\right|"
@@ -79,7 +79,7 @@ class EceEqualMass(_Binned):
 
     name = "ece_equal_mass"
     definition = (
-        "mean distance of confidence from accuracy over 15 bins of equally many samples (fraction); "
+        "mean distance of confidence from accuracy over bins of equally many samples (fraction); "
         "bootstrap interval"
     )
     formula = Ece.formula
@@ -100,7 +100,7 @@ class EceClasswise(_Binned):
 
     name = "ece_classwise"
     definition = (
-        "mean over classes of the distance of a class's probability from its frequency, over 15 bins of "
+        "mean over classes of the distance of a class's probability from its frequency, over bins of "
         "equal width (fraction); bootstrap interval"
     )
     formula = r"\frac{1}{K}\sum_k \sum_b \frac{n_{bk}}{n} \left|\mathrm{freq}_{bk} - \bar p_{bk}\right|"

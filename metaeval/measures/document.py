@@ -52,16 +52,16 @@ def page() -> str:
 
 def _entry(measure: type[Measure]) -> str:
     settings = [_setting(measure, name) for name in measure.settings]
-    where = "every scope" if measure.scoped else "once per model"
+    where = "for every scope" if measure.scoped else "once per model"
     if "attacked_logits" in measure.needs:
-        where = "every attacked copy"
+        where = "for every attacked copy"
     rows = {
         "Settings": ", ".join(settings),
-        "Needs": f"{', '.join(measure.needs).replace('_', ' ')}; computed for {where}",
+        "Needs": f"{', '.join(measure.needs).replace('_', ' ')}; computed {where}",
         "Unchanged by": ", ".join(measure.invariance),
         "Expected": SIGNS[measure.expected_sign],
         "Cost": measure.cost,
-        "Caveats": measure.caveats,
+        "Caveats": measure.caveats.strip(),
         "Source": measure.citation,
     }
     lines = [f"- {name}: {text}" for name, text in rows.items() if text]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import operator
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from metaeval.measures.spec import Context, Undefined, Unsupported
 
-PROBES = 8
+PROBES, FEW = 8, 3
 TOLERANCE = 1e-4
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 MAPS = (*CONVOLUTIONS, "linear")
@@ -81,16 +85,21 @@ def fold(
     draw = torch.Generator().manual_seed(seed)
     probes = torch.rand((PROBES, *shape), generator=draw).to(device or torch.device("cpu"))
     try:
-        program = torch.export.export(
-            module, (probes,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
-        )
+        with _traceable(), torch.no_grad():  # what the model computes without gradients is traced, too
+            program = torch.export.export(
+                module, (probes,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
+            )
     except Exception as error:  # tracing runs the model's own code, which may raise anything
         lines = str(error).strip().splitlines() or [""]
         raise Unsupported(f"cannot be traced: {type(error).__name__}: {lines[0][:200]}") from None
     with torch.no_grad():
         folding = _Folding(program, neutral)
         graph = folding.module
-        expected, found = module(probes), graph(probes)
+        expected = torch.cat([module(probes), module(probes[:FEW])])
+        try:
+            found = torch.cat([graph(probes), graph(probes[:FEW])])
+        except RuntimeError:
+            raise Unsupported("cannot be traced: the number of samples becomes a part of the graph") from None
     if not bool(torch.isfinite(expected).all()):
         raise Undefined("its logits are not finite")
     difference = float((expected - found).abs().max())
@@ -99,6 +108,31 @@ def fold(
             f"the traced and folded network gives other logits: they differ by {difference:.2g}"
         )
     return Folded(graph, difference, frozenset(folding.norms))
+
+
+@contextmanager
+def _traceable() -> Iterator[None]:
+    """Trace without torch's own report of a failure, and torchvision's normalization, too.
+
+    That looks at its constants, which tracing does not know; the logits are compared afterwards.
+    """
+    functional: Any = sys.modules.get("torchvision.transforms.functional")
+    own = getattr(functional, "normalize", None)
+    try:
+        if own:
+            functional.normalize = _normalize
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        if own:
+            functional.normalize = own
+
+
+def _normalize(x: torch.Tensor, mean: Any, std: Any, inplace: bool = False) -> torch.Tensor:
+    mean, std = (
+        torch.as_tensor(values, dtype=x.dtype, device=x.device).view(-1, 1, 1) for values in (mean, std)
+    )
+    return x.sub_(mean).div_(std) if inplace else (x - mean) / std
 
 
 def operation(node: fx.Node) -> str:
@@ -164,6 +198,8 @@ class _Folding:
             for place, value in enumerate(node.args)
         )
         kwargs = {key: self._mapped(value) for key, value in node.kwargs.items()}
+        if name in ("view", "reshape") and (size := _whole(node)):
+            args = (args[0], [-1, *size])
         self.new[node] = self._add(node, target, args, kwargs)
         first = node.args[0] if node.args else None
         if written and isinstance(first, fx.Node):
@@ -190,8 +226,9 @@ class _Folding:
                 None if value is None else value.double()
                 for value in (given, self._value(offset), mean, variance)
             )
-            scale, shift = (None if value is None else value.double() for value in (weight, bias))
-            fused = fuse(*doubles, epsilon, scale, shift)
+            scale = torch.ones_like(variance) if weight is None else weight
+            shift = torch.zeros_like(variance) if bias is None else bias
+            fused = fuse(*doubles, epsilon, scale.double(), shift.double())
             with self.graph.inserting_before(inner):
                 pair = [self._constant(value.detach().to(given.dtype), trained=True) for value in fused]
             inner.args = (inner.args[0], *pair, *inner.args[3:])
@@ -251,7 +288,7 @@ def _is_fusible(source: fx.Node, inner: fx.Node) -> bool:
     """Tell whether batch norm after a node is a scaling of the rows of its weight, seen by nobody else."""
     name = operation(inner)
     return (
-        operation(source) == name
+        operation(source) in (name, "batch_norm")
         and len(source.users) == 1
         and all(
             value is None or (isinstance(value, fx.Node) and value.op == "get_attr")
@@ -259,6 +296,13 @@ def _is_fusible(source: fx.Node, inner: fx.Node) -> bool:
         )
         and (name in CONVOLUTIONS or (name == "linear" and source.meta["val"].ndim == 2))
     )
+
+
+def _whole(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape of one sample where their number was written as a number, as by ``len(x)``."""
+    shape = tuple(node.meta["val"].shape)
+    written = len(shape) > 1 and all(type(size) is int for size in shape) and shape[0] == PROBES
+    return shape[1:] if written else ()
 
 
 def _layer(node: fx.Node) -> str:

@@ -61,7 +61,8 @@ class InputMargin(_Gradients):
     name = "input_margin"
     family = "margin"
     definition = (
-        "10th percentile of the distance to the boundary with the runner-up, to first order (input units); "
+        "10th percentile (by default) of the distance to the boundary with the runner-up, to first order "
+        "(input units); "
         "interval from order statistics"
     )
     formula = (

@@ -32,6 +32,8 @@ ACTIVATIONS = frozenset(
             "mish",
             "softplus",
             "softsign",
+            "prelu",
+            "rrelu",
         ),
         *("sigmoid", "log_sigmoid", "hardsigmoid", "tanh", "hardtanh", "hardswish", "clamp", "clamp_min"),
     )
@@ -49,6 +51,7 @@ MOVES = frozenset(  # each output is one input, or zero
 )
 SIZES = frozenset(("sym_size", "_assert_scalar", "_assert_tensor_metadata", "floordiv"))
 SUMS = frozenset(("add", "sub", "rsub", "neg"))
+ROWS = 2  # sent through a graph for its shapes: ``squeeze`` would take the place of one away
 SKIPS = ("add", "cat", "sub", "stack")
 
 
@@ -122,16 +125,19 @@ class Layers:
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph and keeps the shape of every tensor."""
+    """Runs a graph and keeps the shape of every tensor, and which nodes give several."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.several: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if isinstance(result, torch.Tensor):
             self.shapes[n] = tuple(result.shape)
+        elif isinstance(result, (list, tuple)) and any(isinstance(part, torch.Tensor) for part in result):
+            self.several.add(n)
         return result
 
 
@@ -166,15 +172,15 @@ def layers_of(network: Folded, shape: tuple[int, ...]) -> Layers:
     device = next(iter(module.parameters()), torch.zeros(0)).device
     interpreter = _Shapes(module)
     with torch.no_grad():
-        interpreter.run(torch.zeros((1, *shape), device=device))
-    return _Reader(module, interpreter.shapes).read()
+        interpreter.run(torch.zeros((ROWS, *shape), device=device))
+    return _Reader(module, interpreter).read()
 
 
 class _Reader:
     """Reads the maps from a graph; what one layer took up is no layer of its own."""
 
-    def __init__(self, module: fx.GraphModule, shapes: dict[fx.Node, tuple[int, ...]]) -> None:
-        self.module, self.shapes = module, shapes
+    def __init__(self, module: fx.GraphModule, found: _Shapes) -> None:
+        self.module, self.shapes, self.several = module, found.shapes, found.several
         self.live = depends_on_input(module.graph)
         self.taken: set[fx.Node] = set()
 
@@ -187,7 +193,7 @@ class _Reader:
             name = operation(node)
             if name in MAPS and (weight := constant(self.module, node.args[1])) is not None:
                 maps[node] = self._map(node, name, weight)
-            elif node in self.taken or node not in self.shapes:
+            elif node in self.taken or not (node in self.shapes or node in self.several):
                 pass
             elif name in ("mul", "div"):
                 if (factor := self._factor(node)) is not None:
@@ -264,7 +270,7 @@ class _Reader:
         """Tell whether a node makes one row of each input, which nobody else reads."""
         if operation(node) not in ("flatten", "view", "reshape") or len(node.users) != 1:
             return False
-        return self.shapes[node] == (1, math.prod(self.shapes[node.all_input_nodes[0]]))
+        return self.shapes[node] == (ROWS, math.prod(self.shapes[node.all_input_nodes[0]][1:]))
 
     def _factors_before(
         self, node: Any, accept: Callable[[torch.Tensor, tuple[int, ...]], torch.Tensor | None]

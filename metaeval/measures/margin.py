@@ -38,7 +38,7 @@ class LogitMargin(_Percentile):
     """A low percentile of the logit margins."""
 
     name = "logit_margin"
-    definition = f"10th percentile over samples of the logit margin gamma (logits); {BY_RANK}"
+    definition = f"10th percentile (by default) over samples of the logit margin gamma (logits); {BY_RANK}"
     formula = r"\gamma = Q_{0.1}\left(z_{i y_i} - \max_{j \neq y_i} z_{ij}\right)"
     citation = "Jiang et al., Fantastic generalization measures and where to find them, ICLR 2020"
     caveats = f"{ON_TRAIN} Grows with the scale of the logits."
@@ -73,7 +73,10 @@ class NormalisedMargin(_Percentile):
     """A low percentile of the logit margins over the spread of the logits."""
 
     name = "normalised_margin"
-    definition = f"10th percentile of the logit margin over the root of the logits' total variance; {BY_RANK}"
+    definition = (
+        "10th percentile (by default) of the logit margin over the root of the logits' total variance; "
+        f"{BY_RANK}"
+    )
     formula = (
         r"Q_{0.1}\left(z_{i y_i} - \max_{j \neq y_i} z_{ij}\right) / \sqrt{\sum_k \mathrm{Var}_i(z_{ik})}"
     )
@@ -110,7 +113,9 @@ class ProbabilityMarginPercentile(_Percentile):
     """A low percentile of the probability margins."""
 
     name = "probability_margin_percentile"
-    definition = f"10th percentile of the true class's probability minus the largest other; {BY_RANK}"
+    definition = (
+        f"10th percentile (by default) of the true class's probability minus the largest other; {BY_RANK}"
+    )
     formula = r"Q_{0.1}\left(p_{i y_i} - \max_{j \neq y_i} p_{ij}\right)"
     citation = ProbabilityMargin.citation
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from metaeval.measures.output_margin import margin_of
 from metaeval.measures.spec import Context, Measure, Split, Value
 
+SINGULAR = {"operator": 400.0, "circular": 200.0, "reshaped": 20.0}
+"""About what singular values of all layers cost, by method, in passes of one row forward and backward."""
+SINGULAR_COST = (
+    "no data; singular values, once for all measures, take about as long as "
+    + ", ".join(f"{rows:g} ({method})" for method, rows in SINGULAR.items())
+    + " forward and backward passes of one image"
+)
 FOLDED = "Of the network with batch norm folded into the layer before it, or as a diagonal layer of its own. "
 
 
@@ -22,6 +30,8 @@ class NormMeasure(Measure):
         Whether the value is a logarithm, so that the margin's is subtracted.
     margin : bool
         Whether it is over the margin.
+    singular : str
+        What needs singular values of the layers: a norm, or its distance; "" if nothing does.
     """
 
     family = "norm"
@@ -31,7 +41,14 @@ class NormMeasure(Measure):
     caveats = FOLDED
     logarithmic: ClassVar[bool] = False
     margin: ClassVar[bool] = False
+    singular: ClassVar[str] = ""
     invariance: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def algebra(cls, settings: Mapping[str, Any]) -> dict[str, float]:
+        """Return the cost of singular values; see `Measure.algebra`."""
+        method = settings.get("method", "")
+        return {f"{cls.singular} by {method}": SINGULAR[method]} if cls.singular else {}
 
     def compute(self, context: Context, split: Split, **settings: Any) -> Value:
         """Return the value; see `Measure.compute`."""

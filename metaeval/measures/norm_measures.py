@@ -11,7 +11,7 @@ import torch
 
 from metaeval.measures.fisher_rao import fisher_rao_norm
 from metaeval.measures.folding import folded
-from metaeval.measures.norm_base import FOLDED, NormMeasure, over_margin
+from metaeval.measures.norm_base import FOLDED, SINGULAR_COST, NormMeasure, over_margin
 from metaeval.measures.norm_layers import Profile, folded_start, profile
 from metaeval.measures.path import log_path_norm
 from metaeval.measures.spec import INVARIANCES, SHARED, Context, Measure, Undefined, Value
@@ -42,9 +42,10 @@ SYMBOL = {
 METHOD = {"frobenius": "reshaped", "spectral": "operator", "nuclear": "circular"}
 CHOICES = {"frobenius": METHODS, "spectral": METHODS, "nuclear": METHODS[1:]}
 CONVENTION = {
-    "frobenius": "Kernels count once (method reshaped), whatever the size of their input. ",
-    "spectral": "A convolution is the map at its real input size (method operator). ",
-    "nuclear": "A convolution is the map on a torus (method circular): an upper bound. ",
+    "frobenius": "By default kernels count once (method reshaped), whatever the size of their input. ",
+    "spectral": "By default a convolution is the map at its real input size (method operator). ",
+    "nuclear": "By default a convolution is the map on a torus, larger than its input by the padding (method "
+    "circular): an upper bound. ",
 }
 
 
@@ -135,9 +136,10 @@ class FrobeniusOverSpectral(NormMeasure):
     formula = r"\sum_i \|W_i\|_F^2 / \|W_i\|_2^2"
     citation = JIANG
     invariance: ClassVar[tuple[str, ...]] = ("temperature", "layer rescaling")
+    singular, cost = "spectral", SINGULAR_COST
     settings: ClassVar[dict[str, str]] = {"method": "operator"}
     choices: ClassVar = {"method": METHODS}
-    caveats = LAYERWISE + "Both norms are of the map at its real input size. "
+    caveats = LAYERWISE + CONVENTION["spectral"] + "Both norms are by the same method. "
     moved: ClassVar[bool] = False
 
     def size(self, context: Context, **settings: Any) -> Value:
@@ -175,9 +177,12 @@ class SpectralComplexity(NormMeasure):
     )
     citation = BARTLETT
     invariance: ClassVar[tuple[str, ...]] = ("layer rescaling",)
+    singular, cost = "spectral", SINGULAR_COST
     settings: ClassVar[dict[str, str]] = {"method": "operator"}
     choices: ClassVar = {"method": METHODS}
-    caveats = LAYERWISE + SIGN + "Without the bound's constants and the norm of the data. "
+    caveats = (
+        LAYERWISE + CONVENTION["spectral"] + SIGN + "Without the bound's constants and the norm of the data. "
+    )
     logarithmic = True
     moved: ClassVar[bool] = False
 
@@ -290,9 +295,11 @@ class FisherRao(NormMeasure):
 def _layer_measures(norm: str) -> tuple[type[NormMeasure], ...]:
     """Return a norm's log product, sum, and sum of distances from the start, each also over the margin."""
     word = norm.capitalize()
+    title = word if norm == "frobenius" else norm
     shared: dict[str, Any] = {
         "__module__": __name__,
         "norm": norm,
+        **({"singular": norm, "cost": SINGULAR_COST} if norm != "frobenius" else {}),
         "citation": JIANG,
         "settings": {"method": METHOD[norm]},
         "choices": {"method": CHOICES[norm]},
@@ -303,9 +310,9 @@ def _layer_measures(norm: str) -> tuple[type[NormMeasure], ...]:
         (LayerProduct,),
         {
             **shared,
-            "__doc__": f"Logarithm of the product of {norm} norms.",
+            "__doc__": f"Logarithm of the product of {title} norms.",
             "name": f"log_{norm}_product",
-            "definition": f"logarithm of the product over layers of the {norm} norm",
+            "definition": f"logarithm of the product over layers of the {title} norm",
             "formula": rf"\sum_i \log {SYMBOL[norm]}",
             "invariance": ("layer rescaling",),
             "caveats": shared["caveats"] + SIGN,
@@ -316,9 +323,9 @@ def _layer_measures(norm: str) -> tuple[type[NormMeasure], ...]:
         (LayerSum,),
         {
             **shared,
-            "__doc__": f"Sum of {norm} norms.",
+            "__doc__": f"Sum of {title} norms.",
             "name": f"{norm}_sum",
-            "definition": f"sum over layers of the {norm} norm",
+            "definition": f"sum over layers of the {title} norm",
             "formula": rf"\sum_i {SYMBOL[norm]}",
         },
     )
@@ -327,12 +334,13 @@ def _layer_measures(norm: str) -> tuple[type[NormMeasure], ...]:
         (LayerSum,),
         {
             **shared,
-            "__doc__": f"Sum of {norm} distances from initialisation.",
+            "__doc__": f"Sum of {title} distances from initialisation.",
             "name": f"{norm}_distance_sum",
-            "definition": f"sum over layers of the {norm} norm of the distance from initialisation",
+            "definition": f"sum over layers of the {title} norm of the distance from initialisation",
             "formula": rf"\sum_i {SYMBOL[norm].replace('W_i', 'W_i - W_i^0')}",
             "needs": ("weights", "initial_weights"),
             "moved": True,
+            **({"singular": f"{norm} distance"} if norm != "frobenius" else {}),
         },
     )
     return (

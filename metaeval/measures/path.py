@@ -11,9 +11,11 @@ import torch
 from torch import fx
 from torch.nn import functional
 
-from metaeval.measures.folding import MAPS, Folded, operation
-from metaeval.measures.layers import MOVES, SIZES, SUMS, constant
+from metaeval.measures.folding import BIAS, MAPS, Folded, operation
+from metaeval.measures.layers import MOVES, ROWS, SIZES, SUMS, constant
 from metaeval.measures.spec import Undefined, Unsupported
+
+LEAST = -600.0  # of a logarithm beside which there are constants: their unit must be a float
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +49,10 @@ def log_path_norm(network: Folded, shape: tuple[int, ...], *, order: int) -> flo
     """
     module = network.module
     device = next(iter(module.parameters()), torch.zeros(0)).device
-    ones = torch.ones((1, *shape), dtype=torch.float64, device=device)
+    ones = torch.ones((ROWS, *shape), dtype=torch.float64, device=device)
     with torch.no_grad():
         total: _Scaled = _Paths(module, order).run(_Scaled(ones))
-    found = float(total.mantissa.sum())
+    found = float(total.mantissa.sum()) / ROWS
     if not found > 0:
         raise Undefined("every path has a weight of zero")
     return (math.log(found) + total.log) / order
@@ -61,6 +63,7 @@ class _Paths(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, order: int) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # it would be written into the reasons
         self.graph_module, self.order = module, order
         unsupported = {
             f"{node.meta['name']} ({operation(node)})": None
@@ -73,6 +76,8 @@ class _Paths(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n.op != "call_function":
             return super().run_node(n)
+        if operation(n) == "_assert_tensor_metadata":
+            return None  # sums are in float64, whatever activations were
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         scaled = [value for value in _flat((args, kwargs)) if isinstance(value, _Scaled)]
         if not scaled:
@@ -89,8 +94,13 @@ class _Paths(fx.Interpreter):
         name = operation(n)
         if name in SIZES:
             return n.target(*aligned(args), **kwargs)  # type: ignore[operator]
-        rule = RULES.get(name, _moved)
-        return _wrapped(rule(self, n, aligned(args), kwargs, math.exp(-log)), log)
+        rule, unit = RULES.get(name, _moved), 1.0
+        if (rule is _sum and len(scaled) == 1) or (
+            rule is _map and n.args[BIAS:] and n.args[BIAS] is not None
+        ):
+            log = max(log, LEAST)
+            unit = math.exp(-log)
+        return _wrapped(rule(self, n, aligned(args), kwargs, unit), log)
 
     def powered(self, node: fx.Node, place: int) -> torch.Tensor | None:
         """Return |value|^p of a constant argument; None if there is no such argument."""
@@ -211,7 +221,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(MAPS, _map),
     **dict.fromkeys(("mul", "div"), _factor),
     **dict.fromkeys(SUMS - {"neg"}, _sum),
-    **dict.fromkeys(("relu", "neg"), _relu),
+    **dict.fromkeys(("relu", "neg", "to", "_to_copy"), _relu),
     **{f"avg_pool{dims}d": _average for dims in (1, 2, 3)},
     **{f"adaptive_avg_pool{dims}d": _adaptive for dims in (1, 2, 3)},
     **{f"max_pool{dims}d": _maximum for dims in (1, 2, 3)},

@@ -214,6 +214,14 @@ class Measure(ABC):
         """Return what the passes are made for: measures that say the same, but not "", pay for them once."""
         return ""
 
+    @classmethod
+    def algebra(cls, settings: Mapping[str, Any]) -> dict[str, float]:
+        """Return work on the weights by what is made, in passes of one row forward and backward.
+
+        Measures that name the same pay for it once. It is for the forecast of seconds only.
+        """
+        return {}
+
     @abstractmethod
     def compute(self, context: Context, split: Split, **settings: Any) -> Value:
         """Return the value.

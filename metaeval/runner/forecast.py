@@ -46,8 +46,9 @@ class Speed:
 class ModelForecast:
     """What one model will cost: `training` passes and the `tasks` that are still to do.
 
-    `at_most` tells that training may end before its last epoch. A training known to fail has no tasks.
-    `skipped` says, in words, which attacks do not apply to it.
+    `algebra` is work on the weights, in passes that take about as long. `at_most` tells that training may end
+    before its last epoch. A training known to fail has no tasks. `skipped` says, in words, which attacks do
+    not apply to it.
     """
 
     model: str
@@ -57,6 +58,7 @@ class ModelForecast:
     finished: int
     attacks: Cost
     measures: Cost
+    algebra: Cost
     at_most: bool = False
     failure: str | None = None
     skipped: tuple[str, ...] = ()
@@ -64,7 +66,7 @@ class ModelForecast:
     @property
     def seconds(self) -> float:
         """Predicted seconds, training included."""
-        return self.speed.seconds(self.training + self.attacks + self.measures)
+        return self.speed.seconds(self.training + self.attacks + self.measures + self.algebra)
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,12 @@ class Forecast:
                 for m in self.measures
             ]
             lines += ["", *_table(header, rows)]
+            longest = max((m.algebra.forwards for m in self.models.values()), default=0.0)
+            if longest:
+                lines.append(
+                    f"singular values of weights: as long as about {longest:,.0f} forward and backward "
+                    "passes of a sample for each model; that is in the predicted times"
+                )
         if self.shifts:
             lines += ["", *_table(HEADER, [shift_cells(row) for row in self.shifts])]
         lines += [
@@ -191,7 +199,10 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
         open_tasks = [task for task in tasks if not failure and not _recorded(journal, task, prepared)]
         open_shifts = [task for task in shift_tasks if not failure and not is_recorded(journal, task)]
         todo = [plan for plan in asked if not failure and read_record(journal, entry.name, plan.name) is None]
-        computed = [plan for plan in todo if not lacking(entry).keys() & plan.needs]
+        gaps = lacking(entry).keys() | ({"initial_weights"} if entry.training is None else set())
+        computed = [plan for plan in todo if not gaps & {*plan.needs}]
+        paid = paid_once(computed)
+        work = sum(sum(plan.algebra.values()) for plan in paid)
         count = len(open_tasks) + len(open_shifts) + len(todo)
         costs = [task.cost for task in open_tasks] + [task.cost for task in open_shifts]
         cost = sum(costs, Cost())
@@ -204,7 +215,8 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
             count,
             0 if failure else total - count,
             cost,
-            sum((plan.cost for plan in paid_once(computed)), outputs if todo else Cost()),
+            sum((plan.cost for plan in paid), outputs if todo else Cost()),
+            Cost(work, work),
             at_most=bool(training.forwards and entry.training and entry.training.target_loss),
             failure=failure,
             skipped=tuple(

@@ -188,7 +188,7 @@ class Job:
             return
         self.summary.forwards += forwards
         for plan in paid_once(self.prepared.measures(entry.name)):
-            self.progress.begin(f"{entry.name}/measures/{plan.name}", speed.seconds(plan.cost))
+            self.progress.begin(f"{entry.name}/measures/{plan.name}", speed.seconds(plan.duration))
             self._count(self.measuring.compute(measured, plan))
 
     def _count(self, outcome: Outcome) -> None:

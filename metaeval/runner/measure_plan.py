@@ -98,4 +98,5 @@ def _plan(measure: type[Measure], table: MeasuresTable, samples: int, train: int
         },
         cost=Cost(*measure.passes(samples, train, settings)),
         shares=measure.shares(settings),
+        algebra=measure.algebra(settings),
     )

@@ -232,6 +232,7 @@ class Measuring:
 
         try:
             value = with_shrinking_batch(work, context.batch_size, lambda size: None)
+            return _stored(value, data, time.monotonic() - started, classes=len(self.store.class_names))
         except Missing as error:
             return Entry(data, "skipped", str(error), seconds=time.monotonic() - started)
         except Undefined as error:
@@ -243,7 +244,6 @@ class Measuring:
             title = f"{measured.name}/measures/{plan.name}"
             log_event(self.store.directory, "failed", task=title, scope=scope, traceback=trace)
             return Entry(data, "failed", f"{type(error).__name__}: {error}".removesuffix(": "))
-        return _stored(value, data, time.monotonic() - started)
 
     def _measured(
         self,
@@ -331,9 +331,14 @@ def lacking(entry: ModelEntry) -> dict[str, str]:
     return missing
 
 
-def _stored(value: Value, data: str, seconds: float) -> Entry:
+def _stored(value: Value, data: str, seconds: float, *, classes: int) -> Entry:
     """Return a measure's answer as the cube keeps it; what is no number is not kept as one."""
-    spent = Entry(data, "ok", seconds=seconds, forwards=value.forwards, backwards=value.backwards)
+    if not isinstance(value, Value):
+        raise TypeError(f"the measure returned a {type(value).__name__}, not a Value")
+    if value.per_class is not None and len(value.per_class) != classes:
+        raise ValueError(f"the measure returned {len(value.per_class)} numbers for {classes} classes")
+    forwards, backwards = int(value.forwards), int(value.backwards)
+    spent = Entry(data, "ok", seconds=seconds, forwards=forwards, backwards=backwards)
     if math.isnan(value.value):
         return replace(spent, status="failed", reason="the measure returned no number")
     if math.isinf(value.value):
@@ -345,7 +350,7 @@ def _stored(value: Value, data: str, seconds: float) -> Entry:
         lower=_finite(value.lower),
         upper=_finite(value.upper),
         per_class=None if value.per_class is None else tuple(_finite(part) for part in value.per_class),
-        note=value.note,
+        note=str(value.note),
     )
 
 

@@ -86,6 +86,8 @@ class MeasurePlan:
         Predicted passes for one model.
     shares : str
         Measures that say the same, but not "", pay for their passes once.
+    algebra : mapping of str to float
+        Work on the weights by what is made, in passes of one row forward and backward; paid for once, too.
     """
 
     name: str
@@ -96,15 +98,30 @@ class MeasurePlan:
     described: Mapping[str, Any]
     cost: Cost
     shares: str = ""
+    algebra: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def duration(self) -> Cost:
+        """What takes as long: the passes, and work on the weights counted in passes."""
+        work = sum(self.algebra.values())
+        return self.cost + Cost(work, work)
 
 
 def paid_once(measures: Iterable[MeasurePlan]) -> list[MeasurePlan]:
     """Return measures in order, without the cost of those that share what one before them paid for."""
-    found: dict[str, MeasurePlan] = {}
+    first: dict[str, str] = {}
     return [
-        replace(plan, cost=Cost())
-        if plan.shares and found.setdefault(plan.shares, plan) is not plan
-        else plan
+        replace(
+            plan,
+            cost=Cost()
+            if plan.shares and first.setdefault(f"passes {plan.shares}", plan.name) != plan.name
+            else plan.cost,
+            algebra={
+                what: work
+                for what, work in plan.algebra.items()
+                if first.setdefault(f"algebra {what}", plan.name) == plan.name
+            },
+        )
         for plan in measures
     ]
 

@@ -20,6 +20,8 @@ def trained_norms(module: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
             layer.running_mean.normal_(0, 0.3, generator=draw)
             layer.running_var.uniform_(0.5, 2, generator=draw)
+            if not layer.affine:
+                continue
             layer.weight.data.uniform_(0.5, 1.5, generator=draw)
             layer.bias.data.normal_(0, 0.3, generator=draw)
     return module.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from metaeval.measures.folding import fold, operation
 from metaeval.measures.layers import layers_of
 from metaeval.measures.spec import Undefined, Unsupported
+from metaeval.measures.spectral import row_norms
 from metaeval.sources.models.architectures import cnn, lenet_small, mlp
 from metaeval.sources.models.normalized import normalized
 from metaeval.sources.models.zoo import import_robustbench
@@ -31,6 +33,16 @@ NETWORKS = {
     "lenet": lambda: lenet_small(IMAGE, 4),
     "mlp": lambda: mlp(IMAGE, 4),
     "linear batch norm": _inplace,
+    "batch norm without weights": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4, affine=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(784, 5),
+        nn.BatchNorm1d(5, affine=False),
+        nn.ReLU(),
+        nn.BatchNorm1d(5, affine=False),
+    ),
     "residual": Residual,
     "pre-activation": PreActivation,
     "normalized": lambda: Normalized(Residual(), [0.5, 0.4, 0.3], [0.2, 0.5, 2.0]),
@@ -60,6 +72,14 @@ def test_batch_norm_is_folded_by_its_formula() -> None:
     (layer,) = folded_layers(module, (3, 8, 8))
     factor = norm.weight / (norm.running_var + norm.eps).sqrt()
     torch.testing.assert_close(layer.weight.float(), convolution.weight * factor[:, None, None, None])
+
+
+def test_batch_norm_after_folded_batch_norm_is_folded_too() -> None:
+    torch.manual_seed(0)
+    module = trained_norms(nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.BatchNorm2d(5), nn.ReLU()))
+    (layer,) = folded_layers(module, (3, 8, 8))
+    factor = torch.stack([norm.weight / (norm.running_var + norm.eps).sqrt() for norm in module[1:3]]).prod(0)
+    torch.testing.assert_close(layer.weight.float(), module[0].weight * factor[:, None, None, None])
 
 
 def test_batch_norm_that_follows_no_map_is_a_diagonal_layer() -> None:
@@ -164,6 +184,82 @@ def test_layers_without_a_norm_are_named() -> None:
     assert "norm (layer_norm)" in found.unsupported
     assert any(name.startswith("mix (") and "attention" in name for name in found.unsupported)
     assert found.maps[-1].name == "head"
+
+
+class Head(nn.Module):
+    """A linear layer on pooled or flattened inputs, written in different ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.map = way, nn.Linear(3 if way == "squeeze" else 12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.way == "squeeze":
+            return self.map(nn.functional.adaptive_avg_pool2d(x, 1).squeeze())
+        if self.way == "len":
+            return self.map(x.view(len(x), -1))
+        with torch.no_grad():
+            return self.map(x.flatten(1))
+
+
+@pytest.mark.parametrize("way", ["squeeze", "len", "no gradients"])
+def test_ways_to_write_a_head(way: str) -> None:
+    torch.manual_seed(0)
+    module = Head(way).eval()
+    network = folded(module, (3, 2, 2))
+    with torch.no_grad():
+        for count in (2, 8, 11):
+            x = torch.rand(count, 3, 2, 2)
+            torch.testing.assert_close(network.module(x), module(x))
+    (layer,) = layers_of(network, (3, 2, 2)).maps
+    assert layer.source == (module.map.in_features,)
+    rows = module.map.weight.detach().double().norm(dim=1)
+    torch.testing.assert_close(row_norms(layer, "operator"), rows, rtol=1e-6, atol=0)
+
+
+def test_a_graph_for_so_many_samples_is_refused() -> None:
+    class Tied(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + torch.zeros(len(x), 3)
+
+    with pytest.raises(Unsupported, match="number of samples"):
+        folded(Tied(4, 3), (4,))
+
+
+def test_layers_of_several_outputs_are_named() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells, self.head = nn.GRU(6, 4, batch_first=True), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            left, right = self.cells(x)[0][:, -1].chunk(2, dim=1)
+            return self.head(torch.cat([left, right], dim=1))
+
+    torch.manual_seed(0)
+    found = layers_of(folded(Recurrent(), (5, 6)), (5, 6))
+    assert "cells (gru)" in found.unsupported
+    assert not any("chunk" in name for name in found.unsupported)
+    assert [layer.name for layer in found.maps] == ["head"]
+
+
+def test_normalization_by_torchvision_is_traced() -> None:
+    transforms = pytest.importorskip("torchvision.transforms")  # comes with the extra robustbench
+    functional = importlib.import_module("torchvision.transforms.functional")
+    torch.manual_seed(0)
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.5, 2.0]
+    inner = nn.Conv2d(3, 4, 3)
+    module = nn.Sequential(transforms.Normalize(mean, std), inner)
+    before = functional.normalize
+    (layer,), (other,) = folded_layers(module, IMAGE), folded_layers(Normalized(inner, mean, std), IMAGE)
+    torch.testing.assert_close(layer.weight, other.weight)
+    assert functional.normalize is before
+
+
+def test_a_failure_to_trace_is_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Unsupported):
+        fold(_Branching(), (4,))
+    assert "torch" not in capfd.readouterr().err
 
 
 def test_a_gate_is_unsupported_but_swish_is_not() -> None:

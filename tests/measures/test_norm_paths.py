@@ -191,6 +191,39 @@ def test_sums_beyond_the_range_of_floats() -> None:
     assert found > math.log(np.finfo(float).max)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_sums_below_the_range_of_floats(bias: bool) -> None:
+    depth, scale = 60, 1e-8
+    chain = nn.Sequential(
+        *[nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU()) for _ in range(depth)], nn.Linear(2, 1, bias)
+    )
+    for parameter in chain.parameters():
+        parameter.data.fill_(scale)
+    expected = math.log(scale) if bias else (depth + 1) * math.log(2 * scale)
+    assert log_path_norm(folded(chain, (2,)), (2,), order=1) == pytest.approx(expected)
+
+
+def test_a_cast_changes_nothing() -> None:
+    class Cast(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.to(torch.float32)).float()
+
+    torch.manual_seed(0)
+    module = Cast(3, 2)
+    found = log_path_norm(folded(module, (3,)), (3,), order=1)
+    expected = sum(float(parameter.abs().sum()) for parameter in module.parameters())
+    assert found == pytest.approx(math.log(expected))
+
+
+def test_a_reason_that_is_found_on_the_way_is_one_line() -> None:
+    class Weighted(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.add(x, super().forward(x).relu(), alpha=0.5)
+
+    with pytest.raises(Unsupported, match=r"^path norms: network adds with a factor$"):
+        log_path_norm(folded(Weighted(3, 3), (3,)), (3,), order=1)
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
     [

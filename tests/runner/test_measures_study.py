@@ -20,7 +20,7 @@ from metaeval.cube.store import CubeStore
 from metaeval.cube.verify import verify
 from metaeval.errors import StudyError
 from metaeval.measures.performance import Accuracy
-from metaeval.measures.spec import Split
+from metaeval.measures.spec import Split, Value
 from metaeval.measures.uncertainty import LogLoss
 from metaeval.runner import job
 from metaeval.runner.forecast import forecast
@@ -133,6 +133,26 @@ def test_values_are_those_of_the_stored_logits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(train.label, load_digits().target[position])
 
 
+def test_singular_values_are_in_the_predicted_time(tmp_path: Path) -> None:
+    """Each kind once, whatever asks for it: 400 passes of the operator's, for weights and for distances."""
+    asked = 'names = ["accuracy", "spectral_sum", "log_spectral_product", "frobenius_over_spectral"'
+    for measures, passes in (
+        ('names = ["accuracy", "frobenius_sum"]', 0),
+        (asked + "]", 400),
+        (asked + ', "spectral_distance_sum", "spectral_distance_sum_over_margin"]', 800),
+        (asked + "]\n[measures.settings.spectral_sum]\nmethod = 'circular'", 600),
+    ):
+        prepared = prepare(study_of(tmp_path, measures))
+        found = forecast(prepared, directory=tmp_path / "out", device=torch.device("cpu"))
+        model = found.models["mlp-width=8"]
+        assert model.algebra == Cost(passes, passes)
+        others = model.training + model.attacks + model.measures
+        assert model.seconds == pytest.approx(
+            model.speed.seconds(others) + passes * (model.speed.forward + model.speed.backward)
+        )
+        assert (f"about {passes} forward and backward passes of a sample" in found.text()) == bool(passes)
+
+
 def test_a_second_run_computes_nothing(tmp_path: Path) -> None:
     first = run(tmp_path)
     before, again = measured(tmp_path), run(tmp_path)
@@ -189,6 +209,27 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path: Path, monkeypatch: pyte
     rest = run(tmp_path)
     assert (rest.computed, rest.reused) == (2, 6)
     assert (measured(tmp_path).sel(measure="log_loss").status == MEASURE_STATUS["ok"]).all()
+
+
+def test_an_answer_that_is_no_value_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(
+        [0.5, None, Value(1.0, per_class=np.arange(3.0)), Value(np.float32(0.25), forwards=np.int64(7))]
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Accuracy, "compute", lambda *_, **__: next(answers))
+        assert len(run(tmp_path).failures) == 3
+    group = measured(tmp_path)
+    cells = [(f"mlp-width={width}", scope) for width in (8, 16) for scope in ("clean", "train")]
+    found = [words(group, model=model, measure="accuracy", scope=scope) for model, scope in cells]
+    assert found == [
+        ("failed", "TypeError: the measure returned a float, not a Value"),
+        ("failed", "TypeError: the measure returned a NoneType, not a Value"),
+        ("failed", "ValueError: the measure returned 3 numbers for 10 classes"),
+        ("ok", ""),
+    ]
+    assert (group.status.sel(measure="log_loss", scope="clean") == MEASURE_STATUS["ok"]).all()
+    last = group.sel(model="mlp-width=16", measure="accuracy", scope="train")
+    assert (float(last.value), int(last.forwards)) == (0.25, 7)
 
 
 def test_a_measure_that_fails_stops_no_other_and_is_tried_again(
