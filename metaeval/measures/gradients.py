@@ -94,7 +94,8 @@ class InputMargin(_Gradients):
         values = np.concatenate(found)
         flat = int((~np.isfinite(values)).sum())
         if flat:
-            raise Undefined(f"the gradient of {flat:,} of {len(y):,} samples is 0 or not finite")
+            reason = f"the gradient of {flat:,} of {len(y):,} samples is 0 or not finite"
+            raise Undefined(reason).after(len(y), len(y))
         return _counted(percentile(values, settings["percentile"]), len(y))
 
 
@@ -135,7 +136,7 @@ class WeightGradientNorm(_Gradients):
                     whole += part.double()
         square = sum(float((part**2).sum()) for part in total)
         if not np.isfinite(square):
-            raise Undefined("the gradient is not finite")
+            raise Undefined("the gradient is not finite").after(len(y), len(y))
         return _counted(Value(float(np.sqrt(square)) / len(y)), len(y))
 
 
@@ -166,7 +167,8 @@ def _dual(gradient: Tensor, norm: str) -> Real:
 def _finite(values: Real) -> Real:
     bad = int((~np.isfinite(values)).sum())
     if bad:
-        raise Undefined(f"the gradient of {bad:,} of {len(values):,} samples is not finite")
+        reason = f"the gradient of {bad:,} of {len(values):,} samples is not finite"
+        raise Undefined(reason).after(len(values), len(values))
     return values
 
 

@@ -113,22 +113,27 @@ def find_sigma(
         x, y = training.rows(indices)
         noise = perturbed.noise(network.weights, random)
         weights = {
-            name: torch.addcmul(weight, noise[name], deviation(weight, sigma, magnitude_eps))
+            name: perturbed.moved(
+                weight, noise[name] * deviation(perturbed.precise(weight), sigma, magnitude_eps)
+            )
             for name, weight in network.weights.items()
         }
         forwards += len(indices)
-        right = int(perturbed.correct(network.logits(x, weights), y).sum())
+        right = int(perturbed.correct(network.logits_in_parts(x, y, weights), y).sum())
         return (int(training.correct[indices].sum()) - right) / len(indices)
 
     with torch.no_grad():
-        sigma = sigma_search.search(
-            drop,
-            target=target,
-            accuracy=float(training.correct.mean()),
-            rtol=rtol,
-            draws=draws,
-            seed=context.seed,
-        )
+        try:
+            sigma = sigma_search.search(
+                drop,
+                target=target,
+                accuracy=float(training.correct.mean()),
+                rtol=rtol,
+                draws=draws,
+                seed=context.seed,
+            )
+        except Undefined as error:
+            raise error.after(forwards) from None
     return Found(sigma, forwards, sigma.note)
 
 
@@ -136,7 +141,7 @@ class _PacBayes(Measure):
     """What the measures of one sigma share."""
 
     family = "sharpness"
-    version = 2  # batch norm is folded by torch.export
+    version = 3  # the curve of the search is a probit
     citation = JIANG
     expected_sign = -1
     needs: ClassVar[tuple[str, ...]] = ("weights", "train_data", "train_logits")
@@ -178,7 +183,8 @@ class _PacBayes(Measure):
             if samples is None:
                 return value
             if value < 0:
-                raise Undefined(f"the complexity is negative ({value:.3g})")
+                reason = f"the complexity is negative ({value:.3g})"
+                raise Undefined(reason).after(0 if known else found.forwards)
             return math.sqrt(value / samples)
 
         sigma = found.sigma

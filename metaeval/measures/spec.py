@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,21 @@ INVARIANCES = ("temperature", "layer rescaling", "node rescaling")
 
 
 class Undefined(ValueError):
-    """A measure has no value for this model; the message says why."""
+    """A measure has no value for this model; the message says why.
+
+    Attributes
+    ----------
+    forwards, backwards : int
+        Rows sent through the model until that was known.
+    """
+
+    forwards: int = 0
+    backwards: int = 0
+
+    def after(self, forwards: int, backwards: int = 0) -> Self:
+        """Return itself with the rows that were sent through the model."""
+        self.forwards, self.backwards = forwards, backwards
+        return self
 
 
 class Missing(Undefined):
@@ -138,7 +152,8 @@ class Context:
             try:
                 self._known[key] = compute(self, **settings)
             except (Undefined, Unsupported) as error:
-                self._known[key] = error
+                self._known[key] = type(error)(*error.args)  # without the passes, which count once
+                raise
         found = self._known[key]
         if isinstance(found, (Undefined, Unsupported)):
             raise found

@@ -235,7 +235,14 @@ class Measuring:
         except Missing as error:
             return Entry(data, "skipped", str(error), seconds=time.monotonic() - started)
         except Undefined as error:
-            return Entry(data, "undefined", str(error), seconds=time.monotonic() - started)
+            return Entry(
+                data,
+                "undefined",
+                str(error),
+                seconds=time.monotonic() - started,
+                forwards=error.forwards,
+                backwards=error.backwards,
+            )
         except Unsupported as error:
             return Entry(data, "unsupported", str(error), seconds=time.monotonic() - started)
         except Exception as error:
