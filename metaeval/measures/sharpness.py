@@ -54,6 +54,11 @@ CONVENTION = (
     "and takes a rise of accuracy for a fall; where these act, its numbers differ."
 )
 
+SAMPLES = (
+    "m is the number of all training samples, and so in the convention, however few of them are looked at; "
+    "omega is the number of weights."
+)
+
 # The standard deviation of the noise on a weight, by convention and whether it is magnitude-aware.
 DEVIATIONS: dict[tuple[str, bool], Callable[[Tensor, float, float], Tensor]] = {
     ("standard", False): lambda w, sigma, e: torch.full_like(w, sigma),
@@ -176,7 +181,7 @@ class _PacBayes(Measure):
         search = {"magnitude": self.magnitude, "magnitude_eps": 0.0, **chosen}
         known = context.has(find_sigma, **search)
         found = context.shared(find_sigma, **search)
-        samples = len(context.train.y) if self.per_sample or chosen["convention"] == REFERENCE else None
+        samples = _count(context) if self.per_sample or chosen["convention"] == REFERENCE else None
 
         def at(log_sigma: float) -> float:
             value = measure(math.exp(log_sigma))
@@ -239,7 +244,7 @@ class PacBayesBound(_PacBayes):
     name = "pac_bayes_bound"
     definition = "square root of the PAC-Bayes complexity of the weights over the training samples"
     formula = r"\sqrt{\left(\|w\|_2^2/(4\sigma^2) + \log(m/\sigma) + 10\right)/m}"
-    caveats = f"Changes when layers are rescaled. {CONVENTION}"
+    caveats = f"{SAMPLES} Changes when layers are rescaled. {CONVENTION}"
     per_sample = True
     from_initial: ClassVar[bool] = False
 
@@ -274,8 +279,8 @@ class PacBayesMagnitudeBound(_PacBayes):
     per_sample = True
     from_initial: ClassVar[bool] = False
     caveats = (
-        "The reference divides by the distances from the initial weights here too, and so does the "
-        "convention; otherwise it is the noise that was measured. Changes when layers are rescaled. "
+        f"{SAMPLES} The reference divides by the distances from the initial weights here too, and so does "
+        "the convention; otherwise it is the noise that was measured. Changes when layers are rescaled. "
         + CONVENTION
     )
 
@@ -306,8 +311,8 @@ class PacBayesMagnitudeBoundInitial(PacBayesMagnitudeBound):
     needs: ClassVar[tuple[str, ...]] = (*_PacBayes.needs, "initial_weights")
     from_initial = True
     caveats = (
-        "The noise that was measured is in proportion to the weights, not to the distances that the formula "
-        f"divides by. Changes when layers are rescaled. {CONVENTION}"
+        f"{SAMPLES} The noise that was measured is in proportion to the weights, not to the distances that "
+        f"the formula divides by. Changes when layers are rescaled. {CONVENTION}"
     )
 
 
@@ -330,8 +335,13 @@ def _inverse_square(sigma: float) -> float:
 
 
 def _log_terms(context: Context, sigma: float) -> float:
+    return math.log(_count(context) / sigma) + 10
+
+
+def _count(context: Context) -> int:
+    """Return m, the number of samples that the model was trained on."""
     assert context.train is not None
-    return math.log(len(context.train.y) / sigma) + 10
+    return len(context.train.y) if context.training_size is None else context.training_size
 
 
 def _vectors(context: Context, settings: Mapping[str, Any], *, distance: bool) -> tuple[Tensor, Tensor]:

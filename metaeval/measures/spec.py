@@ -112,7 +112,10 @@ class Context:
     shape, classes
         Of one input, and number of logits.
     clean, train : Split
-        The evaluated samples, and those that the model was trained on; `train` is None if not at hand.
+        The evaluated samples, and those that the model was trained on, or a part of them; `train` is None if
+        not at hand.
+    training_size : int, optional
+        How many samples the model was trained on; default: those of `train`.
     scopes : mapping of str to Split
         Other sets by name: shifts ("fog/3") and attacked copies.
     attacked : mapping of str to Split
@@ -130,6 +133,7 @@ class Context:
     classes: int
     clean: Split
     train: Split | None = None
+    training_size: int | None = None
     scopes: Mapping[str, Split] = field(default_factory=dict)
     attacked: Mapping[str, Split] = field(default_factory=dict)
     initial: Mapping[str, torch.Tensor] | None = None

@@ -300,6 +300,13 @@ def test_bounds_are_the_published_formulas() -> None:
         expected = math.sqrt((vector @ vector / (4 * sigma**2) + logs) / m)
         assert answer.value == pytest.approx(expected, rel=1e-6)
         assert answer.lower < answer.value < answer.upper
+    part = context(module, x, y, 3, training_size=60_000)
+    whole = math.sqrt((w @ w / (4 * sigma**2) + math.log(60_000 / sigma) + 10) / 60_000)
+    assert value(PacBayesBound, part).value == pytest.approx(whole, rel=1e-6)
+    scaled = value(PacBayesFlatness, part, convention="dziugaite2020").value
+    assert scaled == pytest.approx(
+        value(PacBayesFlatness, of, convention="dziugaite2020").value * math.sqrt(m / 60_000), rel=1e-6
+    )
     sigma = value(PacBayesMagnitudeFlatness, of).value ** -0.5
     logs = math.log(m / sigma) + 10
     for measure, vector in ((PacBayesMagnitudeBound, w), (PacBayesMagnitudeBoundInitial, d)):
