@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from metaeval.measures.logits import Real, finite_logits, mean, percentile
+from metaeval.measures.logits import Real, finite_logits, margins, mean, percentile
 from metaeval.measures.spec import Context, Measure, Missing, Split, Undefined, Value
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}  # the gradient's norm for a perturbation's
@@ -81,7 +81,7 @@ class InputMargin(_Gradients):
 
     def compute(self, context: Context, split: Split, **settings: Any) -> Value:
         y, found = _head(split.y, settings), []
-        finite_logits(split)
+        margins(finite_logits(split), split.y)
         for x, labels in _batches(context, split, len(y)):
             logits = context.module(x)
             own = logits.gather(1, labels[:, None])[:, 0]

@@ -156,10 +156,12 @@ class Context:
             try:
                 self._known[key] = compute(self, **settings)
             except (Undefined, Unsupported) as error:
-                self._known[key] = type(error)(*error.args)  # without the passes, which count once
+                self._known[key] = error
                 raise
         found = self._known[key]
-        if isinstance(found, (Undefined, Unsupported)):
+        if isinstance(found, Undefined):
+            raise found.after(0)  # its passes have been counted
+        if isinstance(found, Unsupported):
             raise found
         return found  # type: ignore[no-any-return]
 
