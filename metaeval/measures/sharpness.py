@@ -193,7 +193,9 @@ class _PacBayes(Measure):
             return math.sqrt(value / samples)
 
         sigma = found.sigma
-        ends = sorted((at(sigma.lower), at(sigma.upper))) if math.isfinite(sigma.upper) else [math.nan] * 2
+        # Where the draws do not bound sigma, all that is known is that the measure is not negative.
+        bounded = math.isfinite(sigma.upper)
+        ends = sorted((at(sigma.lower), at(sigma.upper))) if bounded else [0.0, math.nan]
         slope = (at(sigma.log + STEP) - at(sigma.log - STEP)) / (2 * STEP)
         return Value(
             value=at(sigma.log),

@@ -117,7 +117,8 @@ def search(
         if half <= rtol or not left:
             break
         size = max(math.ceil(samples.draws * min(SPARE * (half / rtol) ** 2 - 1, 1.0)), len(OFFSETS))
-    short = f"half-width of log sigma {half:.2g} after {draws} draws" if half > rtol else ""
+    width = f"half-width of log sigma {half:.2g}" if math.isfinite(half) else "no bounds on sigma"
+    short = f"{width} after {draws} draws" if half > rtol else ""
     return Sigma(
         fit.root,
         error,

@@ -213,6 +213,16 @@ def test_curved_drop_does_not_move_the_root(rtol: float) -> None:
         assert found.slope == pytest.approx(slope, rel=0.1)
 
 
+def test_a_drop_that_hardly_grows_leaves_sigma_without_bounds() -> None:
+    """With three labels in ten wrong, ten times more noise costs hardly more accuracy."""
+    module, x, y = linear(wrong=0.3)
+    for measure in (PacBayesFlatness, PacBayesBound):
+        found = value(measure, context(module, x, y))
+        assert found.lower == 0
+        assert np.isnan(found.upper)
+        assert "no bounds on sigma after 512 draws" in found.note
+
+
 def test_draws_stop_at_the_cap_and_say_so() -> None:
     random = np.random.default_rng(0)
     noise = random.normal(size=10_000)
