@@ -9,8 +9,8 @@ import numpy.typing as npt
 import xarray as xr
 from scipy import stats
 
-from metaeval.analysis.paired import outcomes
-from metaeval.analysis.reading import given_seed
+from metaeval.analysis.paired import compare, holm, outcomes
+from metaeval.analysis.reading import given_confidence, given_seed
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -28,8 +28,13 @@ class Transfer:
     halves : float
         Mean tau-b between a half of the samples under one norm and the other half under the other.
     ceiling_first, ceiling_second : float
-        Mean tau-b between two halves of the samples under one norm: `halves` cannot be expected above these.
+        Mean tau-b between two halves of the samples under one norm.
     models, samples : int
+    same, opposite : int
+        Pairs of models that are certainly in the same order under both norms, and in opposite orders (exact
+        McNemar under each norm, Holm over all these tests).
+    confidence : float
+        Of all these orders together.
     """
 
     tau: float
@@ -39,6 +44,25 @@ class Transfer:
     ceiling_second: float
     models: int
     samples: int
+    same: int
+    opposite: int
+    confidence: float
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of models."""
+        return self.models * (self.models - 1) // 2
+
+    @property
+    def ceiling(self) -> float:
+        """About what `halves` would be if both true rankings were one: the geometric mean of the ceilings."""
+        both = self.ceiling_first, self.ceiling_second
+        return float(np.sqrt(both[0] * both[1])) if min(both) > 0 else float("nan")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Kendall's tau of the true accuracies, at least and at most: pairs not certain may go either way."""
+        return 2 * self.same / self.pairs - 1, 1 - 2 * self.opposite / self.pairs
 
     def sentence(self, first: str, second: str) -> str:
         """Return in words how far the ranking carries over."""
@@ -46,12 +70,21 @@ class Transfer:
             return f"Transfer from {first} to {second} not estimable: all models are equal under one of them."
         return (
             f"Rankings under {first} and {second} agree with tau-b = {self.tau:.2f} ({self.models} models, "
-            f"n = {self.samples}); between halves of the samples {self.halves:.2f}, where {first} agrees "
-            f"with itself at {self.ceiling_first:.2f} and {second} at {self.ceiling_second:.2f}."
+            f"n = {self.samples}); of {self.pairs} pairs {self.same} are certainly in the same order and "
+            f"{self.opposite} in opposite ones ({100 * self.confidence:.3g} % for all together); between "
+            f"halves of the samples {self.halves:.2f}, where {first} agrees with itself at "
+            f"{self.ceiling_first:.2f} and {second} at {self.ceiling_second:.2f}."
         )
 
 
-def agreement(first: npt.ArrayLike, second: npt.ArrayLike, *, splits: int = 200, seed: int = 0) -> Transfer:
+def agreement(
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    *,
+    splits: int = 200,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Transfer:
     """Compare two rankings of models on the same samples.
 
     Parameters
@@ -61,6 +94,8 @@ def agreement(first: npt.ArrayLike, second: npt.ArrayLike, *, splits: int = 200,
     splits : int
         Random halvings of the samples behind `halves` and the ceilings.
     seed : int
+    confidence : float
+        Of the certain orders.
 
     Raises
     ------
@@ -87,7 +122,18 @@ def agreement(first: npt.ArrayLike, second: npt.ArrayLike, *, splits: int = 200,
     right_a, right_b = a.sum(axis=1), b.sum(axis=1)
     tau = _tau(right_a, right_b)
     weighted = float("nan") if np.isnan(tau) else float(stats.weightedtau(right_a, right_b).statistic)
-    return Transfer(tau, weighted, float(means[0]), float(means[1]), float(means[2]), len(a), n)
+    same, opposite = _certain_orders(a, b, confidence)
+    halves = float(means[0]), float(means[1]), float(means[2])
+    return Transfer(tau, weighted, *halves, len(a), n, same, opposite, confidence)
+
+
+def _certain_orders(a: FloatArray, b: FloatArray, confidence: float) -> tuple[int, int]:
+    """Return how many pairs of models are certainly in the same order on both sides, and in opposite ones."""
+    sides = [compare(side, confidence) for side in (a, b)]
+    adjusted = holm(np.concatenate([side.p for side in sides])).reshape(2, -1)
+    signs = np.stack([np.sign(side.difference) for side in sides])
+    both = np.where(adjusted < 1 - confidence, signs, 0).prod(axis=0)
+    return int((both > 0).sum()), int((both < 0).sum())
 
 
 def _tau(x: FloatArray, y: FloatArray) -> float:
@@ -104,9 +150,10 @@ def from_cube(
     *,
     splits: int = 200,
     seed: int | None = None,
+    confidence: float | None = None,
 ) -> Transfer:
     """Compare the worst-case rankings of a cube under two (norm, epsilon); models complete under both."""
-    seed = given_seed(cube, seed)
+    seed, confidence = given_seed(cube, seed), given_confidence(cube, confidence)
     sides = [outcomes(cube, norm, epsilon) for norm, epsilon in (first, second)]
     complete = [
         {
@@ -120,4 +167,4 @@ def from_cube(
     if len(shared) < 3:
         raise UsageError(f"transfer needs three models complete under both norms; there are {len(shared)}")
     first_rows, second_rows = ([rows[name] for name in shared] for rows in complete)
-    return agreement(first_rows, second_rows, splits=splits, seed=seed)
+    return agreement(first_rows, second_rows, splits=splits, seed=seed, confidence=confidence)

@@ -16,12 +16,15 @@ FIGURES = {
     "reference": "metaeval.report.charts.reference:figures",
     "curves": "metaeval.report.charts.curves:figures",
     "crossings": "metaeval.report.charts.crossings:figures",
+    "thresholds": "metaeval.report.charts.thresholds:figures",
+    "transfer": "metaeval.report.charts.transfer:figures",
     "classes": "metaeval.report.charts.classes:figures",
     "published-classes": "metaeval.report.charts.published_classes:figures",
     "published-shifts": "metaeval.report.charts.published_shifts:figures",
     "cascade": "metaeval.report.charts.cascade:figures",
     "shifts": "metaeval.report.charts.shifts:figures",
     "predictors": "metaeval.report.charts.predictors:figures",
+    "families": "metaeval.report.charts.families:figures",
     "cost": "metaeval.report.charts.cost:figures",
 }
 """Figures of ours by name, in the order of the page; other packages add theirs as `metaeval.figures`."""

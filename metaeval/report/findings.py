@@ -154,23 +154,37 @@ def _missing(cube: xr.DataTree, found: Lead) -> str:
 def strongest_attack(cube: xr.DataTree, found: Lead) -> list[str]:
     """Return how much the worst case owes to more than one attack."""
     names = attacks(cube, found.norm)
-    if len(names) < 2 or found.accuracy[-1] == 1:
+    at = tables.at_epsilon(cube, found.norm, found.reference.value, confidence(cube))
+    # An attack that does not apply to a model would be averaged over other models than the rest.
+    everywhere = at["accuracy"].notnull().all("attack").values
+    clean = curves.clean_from_cube(cube)["accuracy"].reindex(model=at["model"]).values
+    at, clean = at.isel(model=everywhere), clean[everywhere]
+    worst = at["accuracy"].sel(attack=WORST_CASE).values
+    if len(names) < 2 or not len(worst) or np.array_equal(worst, clean):  # no attack broke anything
         return []
-    at = tables.at_epsilon(cube, found.norm, found.reference.value, confidence(cube)).sel(
-        model=list(found.ranking)
-    )
     mean = at["accuracy"].mean("model")
-    best = min(names, key=lambda name: float(mean.sel(attack=name)))
-    worst_case, single = float(mean.sel(attack=WORST_CASE)), float(mean.sel(attack=best))
+    best = names[int(np.argmin(mean.sel(attack=names).values))]
+    equal = [name for name in names if np.isclose(mean.sel(attack=name), mean.sel(attack=best), atol=1e-12)]
     alone = {name: int(np.nansum(at["alone"].sel(attack=name).values)) for name in names}
-    where = _where(found.norm, found.reference)
-    text = (
-        f"At {where} the strongest single attack is {strong(best)}: on average over the models it "
-        f"leaves {_percent(single)}, all attacks together {_percent(worst_case)}."
+    number, ranked = len(worst), len(found.ranking)
+    over = (
+        f"the {words.plural(number, 'model')} that every attack ran on" if number < ranked else "all models"
     )
-    others = [f"{escape(name)} {count:,}" for name, count in alone.items() if count and name != best]
-    if others:
-        text += f" Samples that only one other attack broke, over all models: {words.listing(others)}."
+    on_average = f"on average over {over} " if ranked > 1 else ""
+    which = (
+        f"{words.listing([strong(name) for name in equal])} are equally strong alone: {on_average}each"
+        if len(equal) > 1
+        else f"the strongest single attack is {strong(best)}: {on_average}it"
+    )
+    text = (
+        f"At {_where(found.norm, found.reference)} {which} leaves {_percent(float(mean.sel(attack=best)))}, "
+        f"all attacks together {_percent(float(worst.mean()))}."
+    )
+    kind, more = ("attack", names) if len(equal) > 1 else ("other attack", [n for n in names if n != best])
+    counts = [f"{escape(name)} {alone[name]:,}" for name in more if alone[name]]
+    if counts:
+        where = f", over {over}" if ranked > 1 else ""
+        text += f" Samples that only one {kind} broke{where}: {words.listing(counts)}."
     return [text]
 
 
@@ -209,12 +223,16 @@ def clean(cube: xr.DataTree) -> list[str]:
         ends = words.interval(float(at["lower"]), float(at["upper"]))
         return f"{_percent(float(at['accuracy']))} ({strong(str(at['model'].item()))}, {ends})"
 
+    there = len(face["model"])
+    some = f" of {len(order)} of {there} models (the others are not complete)" if len(order) < there else ""
     if len(order) == 1:
-        return [f"Without an attack the accuracy is {say(int(order[0]))}."]
+        alone = f"; of {there} models only this one is complete" if there > 1 else ""
+        return [f"Without an attack the accuracy is {say(int(order[0]))}{alone}."]
     if known["accuracy"].values[order[0]] == known["accuracy"].values[order[-1]]:
         share = _percent(float(known["accuracy"].values[0]))
-        return [f"Without an attack every model has the same accuracy, {share}."]
-    return [f"Without an attack accuracies span {say(int(order[-1]))} to {say(int(order[0]))}."]
+        which = f"every one{some}" if some else "every model"
+        return [f"Without an attack {which} has the same accuracy, {share}."]
+    return [f"Without an attack accuracies{some} span {say(int(order[-1]))} to {say(int(order[0]))}."]
 
 
 def completeness(cube: xr.DataTree) -> list[str]:

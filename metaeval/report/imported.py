@@ -8,7 +8,7 @@ import xarray as xr
 from metaeval.analysis import published
 from metaeval.analysis.reading import confidence, counted_norms, imported, models, norm_dataset, norms
 from metaeval.report import words
-from metaeval.report.charts.published import NAMES, correlation_sentence
+from metaeval.report.charts.published import NAMES, WITHOUT_EPSILON, correlation_sentence
 from metaeval.report.charts.published_shifts import effective
 from metaeval.report.findings import clean
 from metaeval.report.words import escape, strong
@@ -55,7 +55,7 @@ def _published(cube: xr.DataTree) -> list[str]:
             f"{NAMES[name]} go together with {escape(correlation_sentence(found, level))}."
         )
         levels = known["epsilon"].value_counts()
-        if len(levels) > 1:
+        if len(levels) > 1 and name not in WITHOUT_EPSILON:
             main = known[known["epsilon"] == levels.index[0]]
             alone = published.rank_correlation(
                 main["clean_accuracy"], main[name], main["family"], confidence(cube)
@@ -145,11 +145,13 @@ def _shifts(cube: xr.DataTree) -> list[str]:
             sentences.append(f"Effective robustness under {strong(name)}: {escape(one)}.")
             continue
         outside = int(((one["lower"] > 0) | (one["upper"] < 0)).sum())
+        judged = int(one["lower"].notnull().sum())
         sentences.append(
-            f"Under {strong(name)} accuracy follows clean accuracy (logit scale, slope "
-            f"{one.attrs['slope']:.2f}, "
-            f"R² = {one.attrs['r2']:.2f}, {one.attrs['baseline_models']} models); models outside their "
-            f"{words.level(confidence(cube))} prediction interval: {outside}."
+            f"Under {strong(name)} the line of accuracy over clean accuracy (logit scale, "
+            f"{one.attrs['baseline_models']} models) has slope {one.attrs['slope']:.2f} and R² = "
+            f"{one.attrs['r2']:.2f}; outside their {words.level(confidence(cube))} prediction intervals lie "
+            f"{outside} of {judged} models, where chance alone puts about "
+            f"{words.number((1 - confidence(cube)) * judged)}."
         )
     return sentences
 

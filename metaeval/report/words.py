@@ -41,14 +41,24 @@ def interval(lower: float, upper: float) -> str:
     """Return the ends of an interval of shares in percent."""
     if math.isnan(lower) or math.isnan(upper):
         return NOT_AVAILABLE
-    return f"{100 * lower:.1f} to {100 * upper:.1f}{SPACE}%"
+    return f"{_decimal(100 * lower)} to {_decimal(100 * upper)}{SPACE}%"
 
 
 def points(difference: float) -> str:
     """Return a difference of shares in percentage points."""
     value = 100 * difference
-    text = f"{value:.1f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
+    text = _decimal(value) if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
     return f"{text.replace('-', '−')}{SPACE}points"
+
+
+def points_interval(lower: float, upper: float) -> str:
+    """Return the ends of an interval of differences in percentage points."""
+    return f"{points(lower).removesuffix(f'{SPACE}points')} to {points(upper)}"
+
+
+def _decimal(value: float) -> str:
+    """Return a number of percent with one decimal, but three digits at most."""
+    return f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
 
 
 def p_value(p: float) -> str:

@@ -40,6 +40,35 @@ def test_noise_ceiling_of_equal_models_is_low() -> None:
     assert "not estimable" in ties.sentence("linf", "l2")
 
 
+def test_certain_orders_by_hand() -> None:
+    """Four models right on nested samples; the second norm swaps the last two."""
+    right = [300, 200, 100, 40]
+    first = np.arange(400) < np.array(right)[:, None]
+    second = np.arange(400) < np.array([300, 200, 40, 100])[:, None]
+    found = transfer.agreement(first, second, splits=10)
+    assert (found.same, found.opposite, found.pairs) == (5, 1, 6)
+    assert found.bounds == pytest.approx((4 / 6, 4 / 6))
+    assert found.tau == pytest.approx(4 / 6)
+    close = np.arange(400) < np.array([300, 200, 103, 100])[:, None]  # three samples: p = .25
+    unsure = transfer.agreement(first, close, splits=10)
+    assert (unsure.same, unsure.opposite) == (5, 0)
+    assert unsure.bounds == pytest.approx((4 / 6, 1))
+
+
+def test_bounds_hold_and_halves_come_to_the_ceiling_when_one_ranking_is_true() -> None:
+    random = np.random.default_rng(7)
+    p = np.linspace(0.3, 0.7, 10)[:, None]
+    halves, ceilings, held = [], [], 0
+    for _ in range(20):
+        a, b = random.random((10, 200)) < p, random.random((10, 200)) < 0.2 + p / 2
+        found = transfer.agreement(a, b, splits=10)
+        halves.append(found.halves)
+        ceilings.append(found.ceiling)
+        held += found.bounds[0] <= 1 <= found.bounds[1]
+    assert held >= 18
+    assert np.mean(halves) == pytest.approx(np.mean(ceilings), abs=0.06)
+
+
 def test_transfer_from_a_cube() -> None:
     levels = [(0.0, "0"), (0.01, "0.01")]
     cube = handmade_cube(norms={"linf": levels, "l2": levels}, samples=200, seed=2)
@@ -87,6 +116,8 @@ def test_models_without_a_finite_accuracy_are_not_estimable() -> None:
     assert np.isnan(found["effective"].values).tolist() == [False] * 5 + [True] * 2
     assert found.attrs["baseline_models"] == 5
     assert not np.isnan(shifts.effective_robustness(p, q, scale="linear")["effective"].values[5])
+    with pytest.raises(UsageError, match="one truth value for each of 4 models"):
+        shifts.effective_robustness([0.5, 0.6, 0.7, 0.8], [0.4, 0.5, 0.6, 0.7], [True])
     with pytest.raises(UsageError, match="not estimable: 3 baseline"):
         shifts.effective_robustness(p[:3], q[:3])
     with pytest.raises(UsageError, match="did you mean 'probit'"):

@@ -53,14 +53,48 @@ def test_numbers_of_the_table_are_those_of_the_pair() -> None:
 
 
 def test_equal_models_do_not_cross() -> None:
-    distance = np.random.default_rng(0).permutation(np.tile(np.linspace(0, 9 / 255, 300), (2, 1, 1)))
+    same = np.tile(np.linspace(0, 9 / 255, 300), (2, 1, 1))
+    distance = np.random.default_rng(0).permuted(same, axis=-1)
     cube = handmade_cube(
         models=("a", "b"), samples=300, attacks=("x",), norms={"linf": GRID}, distances={"linf": distance}
     )
     figure = figure_of(cube)
-    assert "no two robustness curves certainly cross" in figure.finding
+    found = rankings.from_cube(cube, "linf")
+    lead = 100 * found.attrs["critical"] * found["standard_error"].values.max()
+    assert "no crossing is certain for ε from 0 to 0.0314" in figure.finding
+    assert f"leads below {lead:.1f}\u00a0points cannot be excluded" in figure.finding
     assert {row[6] for row in figure.data.rows} == {VERDICTS[0]}
-    assert "not available" in figure.table
+
+
+def test_a_pair_that_crosses_twice_is_one_pair() -> None:
+    """The first leads, trails and leads again; both fall only."""
+    places, samples = np.array([0, 2, 4, 8, np.inf]) / 255, 1000
+    first, second = [0.1, 0.6, 0.0, 0.0, 0.3], [0.4, 0.0, 0.5, 0.1, 0.0]  # shares that break there
+    random = np.random.default_rng(0)
+    rows = [
+        random.permutation(np.repeat(places, [round(samples * s) for s in shares]))
+        for shares in (first, second)
+    ]
+    cube = handmade_cube(
+        models=("a", "b"),
+        attacks=("x",),
+        samples=samples,
+        norms={"linf": GRID},
+        distances={"linf": np.stack(rows)[:, None]},
+    )
+    accuracy = [[np.mean(row > epsilon) for epsilon, _ in GRID] for row in rows]
+    order = np.sign(np.subtract(*accuracy))
+    assert (np.diff(order[order != 0]) != 0).sum() == 2
+    finding = figure_of(cube).finding
+    assert "1 pair of curves certainly changes places 2 times in all" in finding
+
+
+def test_models_left_out_are_named() -> None:
+    cube = handmade_cube(models=("a", "b", "c"), failed={("linf", "b", "square"): "x"})
+    assert "Left out, since their results are not complete: b." in figure_of(cube).covers
+    none = figure_of(handmade_cube(models=("a", "b"), distances={"linf": np.full((2, 2, 60), np.inf)}))
+    assert "fewer than 10 samples tell any two models apart" in none.finding
+    assert "not available" in none.table
 
 
 def test_without_two_complete_models_there_is_no_figure() -> None:

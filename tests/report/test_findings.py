@@ -13,6 +13,7 @@ from scipy import stats
 
 from metaeval.analysis import paired
 from metaeval.report import findings, sections, words
+from metaeval.report.figures import make_figures
 
 ONE = {"linf": [(0.0, "0"), (2 / 255, "2/255")]}
 
@@ -38,6 +39,8 @@ def table(*counts: int, **options: Any) -> dict[str, Any]:
     names = ["alpha", "beta", "gamma", "delta"][: len(counts)]
     samples = options.pop("samples", 200)
     distances = robust(*counts, samples=samples, overlap=options.pop("overlap", True))
+    if options.pop("misclassified", False):
+        distances["linf"][np.isfinite(distances["linf"])] = 0
     return {
         "models": names,
         "attacks": ["apgd-ce"],
@@ -146,8 +149,45 @@ def test_strongest_attack_and_what_others_add() -> None:
         models=["m"], attacks=["apgd-ce", "square"], samples=100, norms=ONE, distances={"linf": distance}
     )
     sentence = next(line for line in text if "strongest" in line)
-    assert "apgd-ce: on average over the models it leaves 40.0 %, all attacks together 35.0 %" in sentence
+    assert "apgd-ce: it leaves 40.0 %, all attacks together 35.0 %" in sentence
     assert "square 5" in sentence
+
+
+def test_attacks_of_equal_strength_share_the_title() -> None:
+    distance = np.full((2, 3, 100), np.inf)
+    distance[:, 0, :60] = distance[:, 1, 10:70] = 0.001
+    distance[:, 2, :5] = 0.001
+    text = sentences(
+        models=["m", "n"], attacks=["x", "y", "z"], samples=100, norms=ONE, distances={"linf": distance}
+    )
+    (sentence,) = (line for line in text if "strong alone" in line)
+    assert "x and y are equally strong alone: on average over all models each leaves 40.0 %" in sentence
+    assert (
+        "all attacks together 30.0 %. Samples that only one attack broke, over all models: x 10 and y 20"
+        in (sentence)
+    )
+    wrong = sentences(**table(0, 0, misclassified=True))
+    assert not any("strong" in line for line in wrong)
+
+
+def test_an_attack_that_does_not_apply_is_not_averaged_over_other_models() -> None:
+    distance = np.full((2, 2, 100), np.inf)
+    distance[0, 0, :90] = distance[:, 1, :80] = 0.001
+    cube = handmade_cube(
+        models=["weak", "box"], attacks=["x", "y"], samples=100, norms=ONE, distances={"linf": distance}
+    )
+    group = cube["linf"].to_dataset()
+    for name in ("robust_accuracy", "correct", "inferred"):
+        group[name] = group[name].astype(float)
+    there = (group["model"] == "box") & (group["attack"] == "x")
+    group["correct"] = group["correct"].where(~there, -1)
+    group["robust_accuracy"] = group["robust_accuracy"].where(~there)
+    group["status"] = group["status"].where(~there, 3)
+    group["members"] = group["members"] & ~there
+    cube["linf"] = group
+    text = [plain(line) for line in findings.findings(cube)]
+    (sentence,) = (line for line in text if "strongest single attack" in line)
+    assert "x: on average over the 1 model that every attack ran on it leaves 10.0 %" in sentence
 
 
 def test_class_difference_with_its_yardstick() -> None:
@@ -163,8 +203,21 @@ def test_class_difference_with_its_yardstick() -> None:
         distances={"linf": distance},
     )
     sentence = next(line for line in text if "class dog" in line)
-    assert "keeps 0 % of class dog and 100 % of class cat, a difference of 100.0 points" in sentence
+    assert "keeps 0 % of class dog and 100 % of class cat, a difference of 100 points" in sentence
     assert "would show about 7.9 points by chance" in sentence
+
+
+def test_clean_accuracies_say_of_how_many_models() -> None:
+    cube = handmade_cube(models=["a", "b", "c"])
+    group = cube["clean"].to_dataset()
+    for name in ("accuracy", "correct"):
+        group[name] = (
+            group[name].astype(float).where(group["model"] != "b", np.nan if name == "accuracy" else -1)
+        )
+    cube["clean"] = group
+    (said,) = findings.clean(cube)
+    assert said.startswith("Without an attack accuracies of 2 of 3 models (the others are not complete) span")
+    assert "<strong>b</strong>" not in said
 
 
 def test_signs_of_doubt_in_words() -> None:
@@ -238,3 +291,11 @@ def test_a_masked_leader_is_not_announced_without_a_warning() -> None:
         first = findings.findings(handmade_cube(flags={("linf", model, "apgd-ce", "zero_gradient"): 1.0}))[0]
         assert "<strong>middle</strong> has the highest" in first
         assert ("Beware" in first) == warned
+
+
+def test_what_intervals_cover_counts_the_samples() -> None:
+    made = {figure.name: figure.covers for figure in make_figures(handmade_cube(samples=1, classes=["all"]))}
+    assert "choice of the 1 test sample, not" in made["reference-linf-0"]
+    assert "choice of the 1 test sample, not" in made["curves-linf"]
+    sizes = {figure.name: figure.covers for figure in make_figures(handmade_cube())}
+    assert "choice of the test samples (20 per class), not" in sizes["classes-linf"]

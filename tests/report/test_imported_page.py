@@ -23,7 +23,7 @@ from metaeval.analysis.reading import counted_norms, sampled_norms
 from metaeval.cube import importing
 from metaeval.cube.opening import open_cube
 from metaeval.errors import UsageError
-from metaeval.report import page
+from metaeval.report import imported, page
 from metaeval.report.figures import Figure, make_figures
 from metaeval.sources.published import predictions, robustbench, table
 from metaeval.sources.published.content import Published
@@ -104,6 +104,29 @@ def test_robustbench(cubes: dict[str, xr.DataTree], pages: dict[str, str]) -> No
     expected = stats.spearmanr(frame["clean_accuracy"], frame["autoattack_accuracy"])[0]
     assert found["spearman"] == pytest.approx(expected)
     assert found["spearman"] == pytest.approx(0.48766, abs=5e-6)
+
+
+def test_accuracy_under_corruptions_knows_no_epsilon(shared_data: Path, tmp_path: Path) -> None:
+    """The epsilons of that leaderboard are those of the training of some of its models."""
+    (board,) = robustbench.read([shared_data / "robustbench_model_info.zip"], "cifar10", "corruptions")
+    cube = cube_of(board, tmp_path)
+    frame = published.accuracies(cube)
+    assert frame["epsilon"].nunique() > 1
+    text = text_of("".join(imported.findings(cube)))
+    assert "Clean accuracy and accuracy under corruptions go together with" in text
+    assert "different ε" not in text
+    made = figures_of(cube)["published-corruptions-accuracy"]
+    assert "ε" not in made.reading
+    assert "shape" not in json.dumps(made.spec)
+
+
+def test_the_line_under_shift_is_described_and_not_praised(cubes: dict[str, xr.DataTree]) -> None:
+    text = text_of("".join(imported.findings(cubes["predictions"])))
+    assert "Under v4 the line of accuracy over clean accuracy (logit scale, 30 models) has slope 0.84" in text
+    assert (
+        "outside their 95 % prediction intervals lie 1 of 30 models, where chance alone puts about 1.5"
+        in text
+    )
 
 
 def test_nothing_is_computed_that_rests_on_samples(cubes: dict[str, xr.DataTree]) -> None:
@@ -223,7 +246,7 @@ def test_little_is_said_of_little(tmp_path: Path, text: str, said: str) -> None:
 def test_one_class_one_model_and_ties(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(json.dumps({"label": [0, 0], "prediction": {"m": [0, 0]}}))
     text = text_of(page.render(cube_of(predictions.read([tmp_path / "p.json"]), tmp_path)))
-    assert "Without an attack the accuracy is 100 % (m, 34.2 to 100.0 %)" in text
+    assert "Without an attack the accuracy is 100 % (m, 34.2 to 100 %)" in text
     assert "Models compared" not in text
     said = {"label": [0, 1, 2, 1], "prediction": {"m": [0, 1, 2, 1], "n": [0, 1, 2, 1]}}
     (tmp_path / "q.json").write_text(json.dumps(said))

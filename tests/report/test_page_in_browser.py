@@ -106,6 +106,7 @@ def test_every_figure_is_drawn_without_a_word_or_a_request(browser: Browser, pag
         "curves-l2",
         "crossings-linf",
         "crossings-l2",
+        "transfer-linf-l2",
         "classes-linf",
         "classes-l2",
         "cost",

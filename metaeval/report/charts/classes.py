@@ -63,7 +63,9 @@ def _figure(cube: xr.DataTree, norm: str) -> Figure:
         data=data,
         table=_table(cube, norm, face),
         covers=(
-            style.COVERS.format(level=words.level(confidence(cube)), samples=f"{few} per class")
+            style.COVERS.format(
+                level=words.level(confidence(cube)), samples=f"test samples ({few} per class)"
+            )
             + " Classes of equal difficulty differ too: compare ranges with what chance alone would show."
         ),
         panels="model",

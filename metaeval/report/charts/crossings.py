@@ -8,6 +8,7 @@ import xarray as xr
 
 from metaeval.analysis import rankings
 from metaeval.analysis.crossings import most_crossings, samples_needed
+from metaeval.analysis.differences import ENOUGH_DISCORDANT
 from metaeval.analysis.reading import coordinate, models, sampled_norms, seed, wish
 from metaeval.errors import UsageError
 from metaeval.report import words
@@ -65,11 +66,17 @@ def _figure(cube: xr.DataTree, norm: str, found: xr.Dataset, confidence: float, 
         table=_table(shown, margin, confidence),
         covers=(
             f"All pairs and all ε together are right with a chance of {level} over the choice of the "
-            f"{found.attrs['samples']:,} test samples, on which all models are compared; the strength of the "
-            "attacks is not covered. Observed changes of order mean little: two equal models show many."
+            f"{words.plural(found.attrs['samples'], 'test sample')}, on which all models are compared; the "
+            "strength of the attacks is not covered. Observed changes of order mean little: two equal models "
+            f"show many.{_missing(found)}"
         ),
         finding=_finding(found, norm, level),
     )
+
+
+def _missing(found: xr.Dataset) -> str:
+    names = [str(name) for name in found.attrs["missing"]]
+    return f" Left out, since their results are not complete: {words.listing(names)}." if names else ""
 
 
 def _finding(found: xr.Dataset, norm: str, level: str) -> str:
@@ -79,17 +86,26 @@ def _finding(found: xr.Dataset, norm: str, level: str) -> str:
     observed = int(found["naive_count"].sum())
     band = f"{level} for all pairs and ε together, {words.plural(found.attrs['samples'], 'sample')}, paired"
     if not certain.sizes["swap"]:
+        levels = found["epsilon"].values
+        span = f"ε from {words.number(float(levels[0]))} to {words.number(float(levels[-1]))}"
         seen = f"; {words.plural(observed, 'observed change')} of order may be chance" if observed else ""
-        return f"Under {name} no two robustness curves certainly cross ({band}){seen}."
+        critical = float(found.attrs["critical"])
+        lead = critical * float(found["standard_error"].max())
+        unseen = f"leads below {words.points(min(lead, 1))} cannot be excluded"
+        if np.isnan(critical):
+            unseen = f"fewer than {ENOUGH_DISCORDANT} samples tell any two models apart at any ε"
+        return f"Under {name} no crossing is certain for {span} ({band}){seen}; {unseen}."
     swaps = [
         f"{strong(at['swap_first'].item())} leads {strong(at['swap_second'].item())} at ε = "
         f"{words.number(float(at['before']))} and trails at {words.number(float(at['after']))}"
         for at in (certain.isel(swap=i) for i in range(certain.sizes["swap"]))
     ]
-    number = words.plural(len(swaps), "pair")
-    verb = "changes" if len(swaps) == 1 else "change"
+    pairs = int((found["count"] > 0).sum())
+    verb = "changes" if pairs == 1 else "change"
+    times = f" {words.plural(len(swaps), 'time')} in all" if len(swaps) > pairs else ""
     return (
-        f"Under {name} {number} of curves certainly {verb} places ({band}): {words.listing(swaps, most=3)}."
+        f"Under {name} {words.plural(pairs, 'pair')} of curves certainly {verb} places{times} ({band}): "
+        f"{words.listing(swaps, most=3)}."
     )
 
 

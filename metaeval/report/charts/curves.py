@@ -58,7 +58,7 @@ def _figure(cube: xr.DataTree, norm: str) -> Figure:
         spec=_spec(cube, norm, labels) if drawable else None,
         data=data,
         table=_table(face, state, labels, name),
-        covers=style.COVERS.format(level=words.level(confidence(cube)), samples=f"{int(face['total']):,}"),
+        covers=style.COVERS.format(level=words.level(confidence(cube)), samples=samples),
     )
 
 

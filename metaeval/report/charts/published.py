@@ -23,6 +23,8 @@ NAMES = {
     "corruptions_3d_accuracy": "accuracy under 3D corruptions",
     "clean_accuracy": "clean accuracy",
 }
+WITHOUT_EPSILON = ("corruptions_accuracy", "corruptions_3d_accuracy")
+"""Accuracies that are under no attack: the epsilon of a model is that of its training."""
 COVERS = (
     "The interval of a rank correlation is a jackknife over families of models at {level}: it covers which "
     "families there are, not the test samples, and not the strength of the attacks."
@@ -66,7 +68,7 @@ def _scatter(cube: xr.DataTree, frame: pd.DataFrame, name: str) -> Figure:
     ]
     drawn = frame[["clean_accuracy", name]].notna().all(axis=1)
     axis = alt.Axis(format="%", tickCount=6)
-    several = frame.loc[drawn, "epsilon"].nunique() > 1
+    several = name not in WITHOUT_EPSILON and frame.loc[drawn, "epsilon"].nunique() > 1
     chart = (
         style.base()
         .transform_filter(f"isValid(datum.clean_accuracy) && isValid(datum.{name})")

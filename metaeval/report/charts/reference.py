@@ -69,7 +69,9 @@ def _figure(cube: xr.DataTree, norm: str, reference: Reference, number: int) -> 
         spec=_spec(cube, norm, at) if any(row[2] is not None for row in data.rows) else None,
         data=data,
         table=_table(at, reduced, f"Accuracy at {name} ε = {reference.label} by model and attack"),
-        covers=style.COVERS.format(level=words.level(confidence(cube)), samples=f"{samples:,}"),
+        covers=style.COVERS.format(
+            level=words.level(confidence(cube)), samples=words.plural(samples, "test sample")
+        ),
         open_table=True,
     )
 
@@ -222,7 +224,7 @@ def _clean(cube: xr.DataTree) -> list[Figure]:
             data=Data(("model", "accuracy", "lower", "upper", "samples"), rows),
             table=html_table(["model", "clean accuracy"], cells, "Clean accuracy by model"),
             covers=style.COVERS.format(
-                level=words.level(confidence(cube)), samples=f"{int(face['total']):,}"
+                level=words.level(confidence(cube)), samples=words.plural(int(face["total"]), "test sample")
             ),
             open_table=True,
         )

@@ -18,8 +18,8 @@ SHOWN_MODELS = 8
 CHOSEN = "indexof(models, datum.model) >= 0"
 CHOSEN_ATTACKS = f"{CHOSEN} && indexof(attacks, datum.attack) >= 0"
 COVERS = (
-    "Intervals are Wilson's at {level} for each number alone. They cover the choice of the {samples} test "
-    "samples, not the strength of the attacks: a stronger attack can only lower an accuracy."
+    "Intervals are Wilson's at {level} for each number alone. They cover the choice of the {samples}, "
+    "not the strength of the attacks: a stronger attack can only lower an accuracy."
 )
 
 
