@@ -14,7 +14,6 @@ from metaeval.analysis import literature, notions
 from metaeval.analysis.correlation import FAMILIES_NEEDED
 from metaeval.analysis.meta import RandomEffects
 from metaeval.analysis.paired import holm
-from metaeval.analysis.predictors import group_of
 from metaeval.analysis.reading import given_confidence
 from metaeval.errors import UsageError
 
@@ -119,8 +118,8 @@ def from_cube(cube: xr.DataTree, notion: str, *, confidence: float | None = None
         Of `notions.robustness`.
     """
     confidence = given_confidence(cube, confidence)
-    x, y = notions.measures(cube), notions.robustness(cube).sel(notion=notion)
-    group = group_of(cube, x)
+    read = notions.read_columns(cube)
+    x, y, group = read.measures, read.robustness.sel(notion=notion), read.family
     found = {}
     for name in notions.candidates(cube):
         try:
