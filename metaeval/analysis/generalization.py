@@ -13,6 +13,7 @@ from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+Ends = tuple[FloatArray, FloatArray]
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,31 @@ class Granulated:
     mean: float
 
 
+def order(measure: FloatArray, first: IntArray, second: IntArray, ends: Ends | None = None) -> FloatArray:
+    """Return 1, -1 or 0 (a tie) for the first model of each pair above, below or level with the second.
+
+    Parameters
+    ----------
+    ends : tuple of ndarray (model,), optional
+        Lower and upper end of each model's interval: two that overlap are a tie. A model without either end
+        is a point; a single end that is missing is infinitely far.
+    """
+    sign = np.sign(measure[first] - measure[second])
+    if ends is None:
+        return sign
+    point = np.isnan(ends[0]) & np.isnan(ends[1])
+    low = np.where(point, measure, np.nan_to_num(ends[0], nan=-np.inf))
+    high = np.where(point, measure, np.nan_to_num(ends[1], nan=np.inf))
+    apart = (low[first] >= high[second]) | (low[second] >= high[first])
+    return np.where(apart, sign, 0.0)
+
+
 def granulated(
-    measure: npt.ArrayLike, robustness: npt.ArrayLike, hyperparameters: Mapping[str, npt.ArrayLike]
+    measure: npt.ArrayLike,
+    robustness: npt.ArrayLike,
+    hyperparameters: Mapping[str, npt.ArrayLike],
+    *,
+    ends: Ends | None = None,
 ) -> Granulated:
     """Return the granulated Kendall coefficients of a measure.
 
@@ -45,6 +69,8 @@ def granulated(
         Finite.
     hyperparameters : mapping of str to array_like (model,)
         Values of any kind.
+    ends : tuple of ndarray, optional
+        As in `order`.
     """
     x, y, codes = _checked(measure, robustness, hyperparameters)
     psi, slices = {}, {}
@@ -56,7 +82,7 @@ def granulated(
             first, second = (members[i] for i in np.triu_indices(len(members), k=1))
             changed = codes[first, axis] != codes[second, axis]
             if changed.any():
-                signs = np.sign(x[first] - x[second]) * np.sign(y[first] - y[second])
+                signs = order(x, first, second, ends) * np.sign(y[first] - y[second])
                 taus.append(float(signs[changed].mean()))
         slices[name] = len(taus)
         psi[name] = float(np.mean(taus)) if taus else float("nan")
@@ -91,6 +117,7 @@ def conditional_information(
     *,
     permutations: int = 50,
     seed: int = 0,
+    ends: Ends | None = None,
 ) -> ConditionalInformation:
     """Return the normalised conditional mutual information of a measure (Jiang et al. 2020).
 
@@ -100,14 +127,16 @@ def conditional_information(
     hyperparameters : mapping of str to array_like (model,)
     permutations : int
         Of the measure over models; their mean information is taken away.
+    ends : tuple of ndarray, optional
+        As in `order`.
     """
     x, y, codes = _checked(measure, robustness, hyperparameters)
     names = list(hyperparameters)
     random = np.random.default_rng(seed)
     first, second = np.nonzero(~np.eye(len(x), dtype=bool))
     sign_y = (np.sign(y[first] - y[second]) + 1).astype(np.int64)
-    shuffled = [x, *(random.permutation(x) for _ in range(permutations))]
-    signs_x = [(np.sign(v[first] - v[second]) + 1).astype(np.int64) for v in shuffled]
+    shuffled = [np.arange(len(x)), *(random.permutation(len(x)) for _ in range(permutations))]
+    signs_x = [(order(x, rows[first], rows[second], ends) + 1).astype(np.int64) for rows in shuffled]
     best = ConditionalInformation(float("nan"), (), float("nan"))
     for size in range(min(2, len(names)) + 1):
         for chosen in itertools.combinations(range(len(names)), size):
@@ -183,6 +212,8 @@ def sign_error(
     robustness: npt.ArrayLike,
     hyperparameters: Mapping[str, npt.ArrayLike],
     samples: int,
+    *,
+    ends: Ends | None = None,
 ) -> SignError:
     """Return the sign error of a measure over environments.
 
@@ -194,6 +225,8 @@ def sign_error(
         Accuracies in [0, 1] on `samples` test samples.
     hyperparameters : mapping of str to array_like (model,)
     samples : int
+    ends : tuple of ndarray, optional
+        As in `order`, of the measure so oriented.
 
     Notes
     -----
@@ -216,7 +249,7 @@ def sign_error(
             change = y[first] - y[second]
             weight = np.maximum(0, 1 - 2 * np.exp(-samples * change**2 / 2)) ** 2
             if weight.sum() > 0:
-                wrong = (1 - np.sign(x[first] - x[second]) * np.sign(change)) / 2
+                wrong = (1 - order(x, first, second, ends) * np.sign(change)) / 2
                 environments.append((name, values[low].item(), values[high].item()))
                 errors.append(float(weight @ wrong / weight.sum()))
                 weights.append(float(weight.sum()))

@@ -158,6 +158,20 @@ def with_errors(cube: xr.DataTree) -> dict[str, tuple[FloatArray, FloatArray]]:
     }
 
 
+def searched(cube: xr.DataTree) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Return the ends of the intervals over the models of each measure that a search finds (sharpness)."""
+    names = [str(name) for name in clean_accuracy(cube)["model"].values]
+    kinds = measure_families(cube)
+    return {
+        label: (
+            shift_notions.by_model(stored["lower"], names),
+            shift_notions.by_model(stored["upper"], names),
+        )
+        for label, stored in _stored_measures(cube).items()
+        if kinds[label][0] == "sharpness" and {"lower", "upper"} <= set(stored.data_vars)
+    }
+
+
 def measure_families(cube: xr.DataTree) -> dict[str, tuple[str, int]]:
     """Return the family and the expected sign (0 = none) of each measure, named as in `measures`."""
     return {

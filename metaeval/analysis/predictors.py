@@ -132,7 +132,8 @@ def generalization(cube: xr.DataTree, notion: str, measures: Sequence[str] | Non
     xarray.Dataset (measure)
         `psi` (also over hyperparameter: `psi_of`, `slices`), `conditional_information` with `given`,
         `robust_sign_error`, `ninetieth_sign_error`, `mean_sign_error`, `environments`; `models` that count.
-        Measures are turned so that higher goes with more robustness (`orientation`) for the sign error.
+        Measures are turned so that higher goes with more robustness (`orientation`) for the sign error. Two
+        models whose intervals of a sharpness overlap are not ranked by it: they are a tie.
 
     Raises
     ------
@@ -156,15 +157,19 @@ def generalization(cube: xr.DataTree, notion: str, measures: Sequence[str] | Non
     psi_of = np.full((len(names), len(settings)), np.nan)
     slices = np.zeros((len(names), len(settings)))
     given: list[str] = []
+    searched = notions.searched(cube)
     for row, name in enumerate(names):
         values = x.sel(measure=name).values
         known = np.isfinite(values) & np.isfinite(target)
         own = {key: column[known] for key, column in settings.items()}
+        low, high = (end[known] for end in searched.get(name, (values, values)))
         result = {"models": float(known.sum())}
         chosen = ""
         if known.sum() >= 2 and _varies(values[known]):
-            tau = granulated(values[known], target[known], own)
-            information = conditional_information(values[known], target[known], own, seed=seed(cube))
+            tau = granulated(values[known], target[known], own, ends=(low, high))
+            information = conditional_information(
+                values[known], target[known], own, seed=seed(cube), ends=(low, high)
+            )
             psi_of[row] = [tau.psi[key] for key in settings]
             slices[row] = [tau.slices[key] for key in settings]
             result |= {"psi": tau.mean, "conditional_information": information.value}
@@ -173,7 +178,8 @@ def generalization(cube: xr.DataTree, notion: str, measures: Sequence[str] | Non
                 one = np.ones((1, int(known.sum())))
                 r = resampling.spearman(values[known, None], target[known, None], one)[0, 0, 0]
                 turned = -1.0 if r < 0 else 1.0
-                error = sign_error(turned * values[known], target[known], own, samples)
+                low, high = (low, high) if turned > 0 else (-high, -low)
+                error = sign_error(turned * values[known], target[known], own, samples, ends=(low, high))
                 result |= {
                     "orientation": turned,
                     "robust_sign_error": error.robust,

@@ -20,7 +20,10 @@ from metaeval.measures.logits import (
 from metaeval.measures.spec import Context, Measure, Split, Undefined, Value
 
 RESAMPLES = 100  # of the bootstrap: the standard error's own error is about 7 %
-BIASED = "Estimated from bins it is too large on few samples: every bin's noise counts as miscalibration."
+BIASED = (
+    "Estimated from bins it is too large on few samples: every bin's noise counts as miscalibration. The "
+    "interval is about that estimate and does not take the excess away."
+)
 NEWTON_STEPS = 200
 LARGEST_BETA = 1e6  # an inverse temperature beyond this is no temperature
 
@@ -137,7 +140,9 @@ class OptimalTemperature(_Calibration):
     def compute(self, context: Context, split: Split, **settings: Any) -> Value:
         logits = finite_logits(split)
         if (margins(logits, split.y) >= 0).all():
-            raise Undefined("no sample is misclassified, so the log-loss falls as the temperature goes to 0")
+            raise Undefined(
+                "no sample has a larger logit than that of its class, so no temperature above 0 is best"
+            )
         beta, error = _inverse_temperature(logits, split.y)
         deviation = error / beta**2
         # The interval is that of the inverse temperature, in which the log-loss is convex.

@@ -64,7 +64,7 @@ def fisher_rao_norm(context: Context, *, samples: int) -> Value:
         products.append((slope * along.double()).sum(dim=1).cpu().numpy())
     squares = np.concatenate(products) ** 2
     if not np.isfinite(squares).all():
-        raise Undefined("a logit's derivative along the weights is not finite")
+        raise Undefined("a logit's derivative along the weights is not finite").after(len(rows))
     value = math.sqrt(float(squares.mean()))
     if len(rows) == len(split.y) or value == 0:
         return Value(value, forwards=len(rows))

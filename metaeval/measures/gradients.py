@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from metaeval.measures.logits import Real, finite_logits, mean, percentile
+from metaeval.measures.logits import Real, finite_logits, margins, mean, percentile
 from metaeval.measures.spec import Context, Measure, Missing, Split, Undefined, Value
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}  # the gradient's norm for a perturbation's
@@ -82,7 +82,7 @@ class InputMargin(_Gradients):
 
     def compute(self, context: Context, split: Split, **settings: Any) -> Value:
         y, found = _head(split.y, settings), []
-        finite_logits(split)
+        margins(finite_logits(split), split.y)
         for x, labels in _batches(context, split, len(y)):
             logits = context.module(x)
             own = logits.gather(1, labels[:, None])[:, 0]
@@ -95,7 +95,8 @@ class InputMargin(_Gradients):
         values = np.concatenate(found)
         flat = int((~np.isfinite(values)).sum())
         if flat:
-            raise Undefined(f"the gradient of {flat:,} of {len(y):,} samples is 0 or not finite")
+            reason = f"the gradient of {flat:,} of {len(y):,} samples is 0 or not finite"
+            raise Undefined(reason).after(len(y), len(y))
         return _counted(percentile(values, settings["percentile"]), len(y))
 
 
@@ -136,7 +137,7 @@ class WeightGradientNorm(_Gradients):
                     whole += part.double()
         square = sum(float((part**2).sum()) for part in total)
         if not np.isfinite(square):
-            raise Undefined("the gradient is not finite")
+            raise Undefined("the gradient is not finite").after(len(y), len(y))
         return _counted(Value(float(np.sqrt(square)) / len(y)), len(y))
 
 
@@ -167,7 +168,8 @@ def _dual(gradient: Tensor, norm: str) -> Real:
 def _finite(values: Real) -> Real:
     bad = int((~np.isfinite(values)).sum())
     if bad:
-        raise Undefined(f"the gradient of {bad:,} of {len(values):,} samples is not finite")
+        reason = f"the gradient of {bad:,} of {len(values):,} samples is not finite"
+        raise Undefined(reason).after(len(values), len(values))
     return values
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from metaeval.measures.logits import NORMAL, Integer, Real, by_class, predictions, wilson
 from metaeval.measures.spec import Context, Measure, Split, Value
 
+UNIFORM = "Where all samples are classified correctly, or all wrongly, the interval has no width."
 RESAMPLES = 200  # of the bootstrap: the standard error's own error is about 5 %
 
 
@@ -54,7 +55,7 @@ class BalancedAccuracy(_Performance):
     definition = "mean over classes of the accuracy on the class (fraction); bootstrap interval"
     formula = r"\frac{1}{K}\sum_k \frac{\mathrm{TP}_k}{n_k}"
     citation = "Brodersen et al., The balanced accuracy and its posterior distribution, ICPR 2010"
-    caveats = f"{_Performance.caveats} Classes without samples are left out."
+    caveats = f"{_Performance.caveats} {UNIFORM} Classes without samples are left out."
 
     def compute(self, context: Context, split: Split, **settings: Any) -> Value:
         return _averaged(context, split, _recall, "macro")
@@ -65,9 +66,9 @@ class _Averaged(_Performance):
     choices: ClassVar = {"average": ("macro", "micro", "weighted")}
     citation = "Sokolova and Lapalme, A systematic analysis of performance measures, IPM 2009"
     caveats = (
-        f"{_Performance.caveats} Classes without samples are left out; a class that is never predicted has "
-        "precision 0. Averages weigh classes equally (macro), by their samples (weighted), or pool all "
-        "counts (micro)."
+        f"{_Performance.caveats} {UNIFORM} Classes without samples are left out; a class that is never "
+        "predicted has precision 0. Averages weigh classes equally (macro), by their samples (weighted), or "
+        "pool all counts (micro)."
     )
 
 

@@ -51,14 +51,16 @@ class Network:
         self, x: Tensor, y: Tensor, weights: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the gradient of the summed cross-entropy in the weights, and the logits."""
-        total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        total = {name: torch.zeros_like(precise(weight)) for name, weight in weights.items()}
         logits = []
         with torch.enable_grad():
             leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
             for rows, labels in parts(x, y):
                 found = self.logits(rows, leaves)
                 loss = functional.cross_entropy(found, labels, reduction="sum")
-                for name, part in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
+                # A weight that the logits do not depend on has a gradient of zeros.
+                parts_of = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+                for name, part in zip(leaves, parts_of, strict=True):
                     total[name] += part
                 logits.append(found.detach())
         return total, torch.cat(logits)
@@ -116,6 +118,16 @@ def _chosen(module: nn.Module, perturb: str, norms: frozenset[str] = frozenset()
     if not chosen:
         raise Unsupported(f"no parameters to perturb in {type(module).__name__}")
     return chosen
+
+
+def precise(weight: Tensor) -> Tensor:
+    """Return a weight in float32 at least: half precision rounds small changes away."""
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def moved(weight: Tensor, change: Tensor) -> Tensor:
+    """Return a weight plus a change, in the weight's own precision."""
+    return (precise(weight) + change).to(weight.dtype)
 
 
 def noise(weights: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:

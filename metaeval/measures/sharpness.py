@@ -54,6 +54,11 @@ CONVENTION = (
     "and takes a rise of accuracy for a fall; where these act, its numbers differ."
 )
 
+SAMPLES = (
+    "m is the number of all training samples, and so in the convention, however few of them are looked at; "
+    "omega is the number of weights."
+)
+
 # The standard deviation of the noise on a weight, by convention and whether it is magnitude-aware.
 DEVIATIONS: dict[tuple[str, bool], Callable[[Tensor, float, float], Tensor]] = {
     ("standard", False): lambda w, sigma, e: torch.full_like(w, sigma),
@@ -113,22 +118,27 @@ def find_sigma(
         x, y = training.rows(indices)
         noise = perturbed.noise(network.weights, random)
         weights = {
-            name: torch.addcmul(weight, noise[name], deviation(weight, sigma, magnitude_eps))
+            name: perturbed.moved(
+                weight, noise[name] * deviation(perturbed.precise(weight), sigma, magnitude_eps)
+            )
             for name, weight in network.weights.items()
         }
         forwards += len(indices)
-        right = int(perturbed.correct(network.logits(x, weights), y).sum())
+        right = int(perturbed.correct(network.logits_in_parts(x, y, weights), y).sum())
         return (int(training.correct[indices].sum()) - right) / len(indices)
 
     with torch.no_grad():
-        sigma = sigma_search.search(
-            drop,
-            target=target,
-            accuracy=float(training.correct.mean()),
-            rtol=rtol,
-            draws=draws,
-            seed=context.seed,
-        )
+        try:
+            sigma = sigma_search.search(
+                drop,
+                target=target,
+                accuracy=float(training.correct.mean()),
+                rtol=rtol,
+                draws=draws,
+                seed=context.seed,
+            )
+        except Undefined as error:
+            raise error.after(forwards) from None
     return Found(sigma, forwards, sigma.note)
 
 
@@ -136,7 +146,7 @@ class _PacBayes(Measure):
     """What the measures of one sigma share."""
 
     family = "sharpness"
-    version = 2  # batch norm is folded by torch.export
+    version = 3  # the curve of the search is a probit
     citation = JIANG
     expected_sign = -1
     needs: ClassVar[tuple[str, ...]] = ("weights", "train_data", "train_logits")
@@ -171,18 +181,21 @@ class _PacBayes(Measure):
         search = {"magnitude": self.magnitude, "magnitude_eps": 0.0, **chosen}
         known = context.has(find_sigma, **search)
         found = context.shared(find_sigma, **search)
-        samples = len(context.train.y) if self.per_sample or chosen["convention"] == REFERENCE else None
+        samples = _count(context) if self.per_sample or chosen["convention"] == REFERENCE else None
 
         def at(log_sigma: float) -> float:
             value = measure(math.exp(log_sigma))
             if samples is None:
                 return value
             if value < 0:
-                raise Undefined(f"the complexity is negative ({value:.3g})")
+                reason = f"the complexity is negative ({value:.3g})"
+                raise Undefined(reason).after(0 if known else found.forwards)
             return math.sqrt(value / samples)
 
         sigma = found.sigma
-        ends = sorted((at(sigma.lower), at(sigma.upper))) if math.isfinite(sigma.upper) else [math.nan] * 2
+        # Where the draws do not bound sigma, all that is known is that the measure is not negative.
+        bounded = math.isfinite(sigma.upper)
+        ends = sorted((at(sigma.lower), at(sigma.upper))) if bounded else [0.0, math.nan]
         slope = (at(sigma.log + STEP) - at(sigma.log - STEP)) / (2 * STEP)
         return Value(
             value=at(sigma.log),
@@ -233,7 +246,7 @@ class PacBayesBound(_PacBayes):
     name = "pac_bayes_bound"
     definition = "square root of the PAC-Bayes complexity of the weights over the training samples"
     formula = r"\sqrt{\left(\|w\|_2^2/(4\sigma^2) + \log(m/\sigma) + 10\right)/m}"
-    caveats = f"Changes when layers are rescaled. {CONVENTION}"
+    caveats = f"{SAMPLES} Changes when layers are rescaled. {CONVENTION}"
     per_sample = True
     from_initial: ClassVar[bool] = False
 
@@ -268,8 +281,8 @@ class PacBayesMagnitudeBound(_PacBayes):
     per_sample = True
     from_initial: ClassVar[bool] = False
     caveats = (
-        "The reference divides by the distances from the initial weights here too, and so does the "
-        "convention; otherwise it is the noise that was measured. Changes when layers are rescaled. "
+        f"{SAMPLES} The reference divides by the distances from the initial weights here too, and so does "
+        "the convention; otherwise it is the noise that was measured. Changes when layers are rescaled. "
         + CONVENTION
     )
 
@@ -300,8 +313,8 @@ class PacBayesMagnitudeBoundInitial(PacBayesMagnitudeBound):
     needs: ClassVar[tuple[str, ...]] = (*_PacBayes.needs, "initial_weights")
     from_initial = True
     caveats = (
-        "The noise that was measured is in proportion to the weights, not to the distances that the formula "
-        f"divides by. Changes when layers are rescaled. {CONVENTION}"
+        f"{SAMPLES} The noise that was measured is in proportion to the weights, not to the distances that "
+        f"the formula divides by. Changes when layers are rescaled. {CONVENTION}"
     )
 
 
@@ -324,8 +337,13 @@ def _inverse_square(sigma: float) -> float:
 
 
 def _log_terms(context: Context, sigma: float) -> float:
+    return math.log(_count(context) / sigma) + 10
+
+
+def _count(context: Context) -> int:
+    """Return m, the number of samples that the model was trained on."""
     assert context.train is not None
-    return math.log(len(context.train.y) / sigma) + 10
+    return len(context.train.y) if context.training_size is None else context.training_size
 
 
 def _vectors(context: Context, settings: Mapping[str, Any], *, distance: bool) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,21 @@ INVARIANCES = ("temperature", "layer rescaling", "node rescaling")
 
 
 class Undefined(ValueError):
-    """A measure has no value for this model; the message says why."""
+    """A measure has no value for this model; the message says why.
+
+    Attributes
+    ----------
+    forwards, backwards : int
+        Rows sent through the model until that was known.
+    """
+
+    forwards: int = 0
+    backwards: int = 0
+
+    def after(self, forwards: int, backwards: int = 0) -> Self:
+        """Return itself with the rows that were sent through the model."""
+        self.forwards, self.backwards = forwards, backwards
+        return self
 
 
 class Missing(Undefined):
@@ -98,7 +112,10 @@ class Context:
     shape, classes
         Of one input, and number of logits.
     clean, train : Split
-        The evaluated samples, and those that the model was trained on; `train` is None if not at hand.
+        The evaluated samples, and those that the model was trained on, or a part of them; `train` is None if
+        not at hand.
+    training_size : int, optional
+        How many samples the model was trained on; default: those of `train`.
     scopes : mapping of str to Split
         Other sets by name: shifts ("fog/3") and attacked copies.
     attacked : mapping of str to Split
@@ -116,6 +133,7 @@ class Context:
     classes: int
     clean: Split
     train: Split | None = None
+    training_size: int | None = None
     scopes: Mapping[str, Split] = field(default_factory=dict)
     attacked: Mapping[str, Split] = field(default_factory=dict)
     initial: Mapping[str, torch.Tensor] | None = None
@@ -139,8 +157,11 @@ class Context:
                 self._known[key] = compute(self, **settings)
             except (Undefined, Unsupported) as error:
                 self._known[key] = error
+                raise
         found = self._known[key]
-        if isinstance(found, (Undefined, Unsupported)):
+        if isinstance(found, Undefined):
+            raise found.after(0)  # its passes have been counted
+        if isinstance(found, Unsupported):
             raise found
         return found  # type: ignore[no-any-return]
 

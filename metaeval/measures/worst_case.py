@@ -42,14 +42,16 @@ class Box:
 
         Sign ascent on the mean cross-entropy from the weights themselves, `steps` steps of equal length.
         """
-        reach = {name: radius * scale for name, scale in self.scale.items()}
-        weights = dict(self.network.weights)
+        reach = {name: radius * perturbed.precise(scale) for name, scale in self.scale.items()}
+        start = {name: perturbed.precise(weight) for name, weight in self.network.weights.items()}
+        weights = start
         worst_loss, fewest = self.loss, self.correct
         for step in range(steps + 1):
+            rounded = {name: weights[name].to(own.dtype) for name, own in self.network.weights.items()}
             if step < steps:
-                gradient, logits = self.network.gradient(self.x, self.y, weights)
+                gradient, logits = self.network.gradient(self.x, self.y, rounded)
             else:
-                logits = self.network.logits_in_parts(self.x, self.y, weights)
+                logits = self.network.logits_in_parts(self.x, self.y, rounded)
             loss = functional.cross_entropy(logits, self.y, reduction="none")
             right = perturbed.correct(logits, self.y)
             if loss.mean() > worst_loss.mean():
@@ -63,7 +65,7 @@ class Box:
                         own - reach[name],
                         own + reach[name],
                     )
-                    for name, own in self.network.weights.items()
+                    for name, own in start.items()
                 }
         return worst_loss, fewest
 
@@ -100,7 +102,7 @@ class _WorstCase(Measure):
     """What the measures of a worst change share."""
 
     family = "sharpness"
-    version = 2  # batch norm is folded by torch.export
+    version = 3  # the radius at which the drop was seen
     expected_sign = -1
     needs: ClassVar[tuple[str, ...]] = ("weights", "gradients", "train_data", "train_logits")
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"perturb": perturbed.PERTURBED}
@@ -114,8 +116,11 @@ class _WorstCase(Measure):
         looked_at = context.has(box, adaptive=self.adaptive, **place)
         around = context.shared(box, adaptive=self.adaptive, **place)
         with torch.no_grad():
-            found = self.inside(around, chosen)
-        return replace(found, forwards=found.forwards - around.rows) if looked_at else found
+            try:
+                found = self.inside(around, chosen)
+            except Undefined as error:
+                raise error.after(error.forwards - looked_at * around.rows, error.backwards) from None
+        return replace(found, forwards=found.forwards - looked_at * around.rows)
 
     @classmethod
     def passes(cls, samples: int, train: int, settings: Mapping[str, Any]) -> tuple[float, float]:
@@ -160,7 +165,8 @@ class WorstCaseSharpness(_WorstCase):
     cost = "about 8 ascents of `steps` forward and backward passes over `images` fixed images"
     caveats = (
         f"On fixed training images, {LOWER_BOUND}. lower and upper are the ends of the bisection, not a "
-        "confidence interval: at the radius of `lower` the drop was seen, below that of `upper` it was not. "
+        "confidence interval: at the radius of `lower`, which is the value, the drop was seen, at that of "
+        "`upper` it was not. "
         "Changes when layers are rescaled."
     )
 
@@ -174,8 +180,12 @@ class WorstCaseSharpness(_WorstCase):
         target, steps, rows = settings["target"], int(settings["steps"]), around.rows
         right = int(around.correct.sum())
         if right <= target * rows:
-            raise Undefined(f"an accuracy of {right / rows:.3g} cannot fall by {target:g}")
+            reason = f"an accuracy of {right / rows:.3g} cannot fall by {target:g}"
+            raise Undefined(reason).after(*around.passes(steps, 0))
         drops: dict[float, float] = {}
+
+        def never(reason: str) -> Undefined:
+            return Undefined(reason).after(*around.passes(steps, len(drops)))
 
         def breaks(radius: float) -> bool:
             _, fewest = around.ascend(radius, steps)
@@ -190,7 +200,7 @@ class WorstCaseSharpness(_WorstCase):
                     break
                 high = low
             else:
-                raise Undefined(f"accuracy falls by {drops[low]:.3g} already in a radius of {LOWEST:g}")
+                raise never(f"accuracy falls by {drops[low]:.3g} already in a radius of {LOWEST:g}")
         else:
             while high < HIGHEST:
                 high = min(high * WIDER, HIGHEST)
@@ -198,13 +208,13 @@ class WorstCaseSharpness(_WorstCase):
                     break
                 low = high
             else:
-                raise Undefined(f"accuracy falls by {drops[high]:.3g} at most in a radius of {HIGHEST:g}")
+                raise never(f"accuracy falls by {drops[high]:.3g} at most in a radius of {HIGHEST:g}")
         while high / low > 1 + settings["rtol"]:
             middle = math.sqrt(low * high)
             low, high = (low, middle) if breaks(middle) else (middle, high)
         forwards, backwards = around.passes(steps, len(drops))
         return Value(
-            value=1 / (low * high),
+            value=high**-2,
             lower=high**-2,
             upper=low**-2,
             note=LOWER_BOUND,
@@ -256,7 +266,8 @@ class AdaptiveWorstCaseSharpness(_WorstCase):
         worst, _ = around.ascend(settings["radius"], steps)
         rises = (worst - around.loss).double()
         if not bool(rises.isfinite().all()):
-            raise Undefined(f"the loss is not finite within a radius of {settings['radius']:g}")
+            reason = f"the loss is not finite within a radius of {settings['radius']:g}"
+            raise Undefined(reason).after(*around.passes(steps))
         value, error = float(rises.mean()), math.nan
         if around.rows > 1:
             error = float(rises.std()) / math.sqrt(around.rows)

@@ -13,6 +13,10 @@ from metaeval.report.tables import Cell, html_table
 from metaeval.report.words import escape
 
 SCOPES = ("clean", "train")  # where a value is looked for first
+CAPTIONS = {
+    "sharpness": "value and 95 % interval (of a worst case: the ends of the bisection); two models whose "
+    "intervals overlap are not ranked"
+}
 NO_VALUE = ("pending", "failed", "skipped", "undefined", "unsupported")
 
 
@@ -66,7 +70,7 @@ def _table(group: xr.Dataset, states: xr.DataArray, family: str) -> str:
         for name, cells in zip(group["model"].values, zip(*columns, strict=True), strict=True)
     ]
     title = family.replace("_", " ").capitalize()
-    table = html_table(header, rows, f"{title}: value and 95 % interval")
+    table = html_table(header, rows, f"{title}: {CAPTIONS.get(family, 'value and 95 % interval')}")
     return f"<details><summary>{escape(title)}</summary>{table}</details>"
 
 

@@ -236,7 +236,14 @@ class Measuring:
         except Missing as error:
             return Entry(data, "skipped", str(error), seconds=time.monotonic() - started)
         except Undefined as error:
-            return Entry(data, "undefined", str(error), seconds=time.monotonic() - started)
+            return Entry(
+                data,
+                "undefined",
+                str(error),
+                seconds=time.monotonic() - started,
+                forwards=error.forwards,
+                backwards=error.backwards,
+            )
         except Unsupported as error:
             return Entry(data, "unsupported", str(error), seconds=time.monotonic() - started)
         except Exception as error:
@@ -258,7 +265,8 @@ class Measuring:
         train_split = None
         if training is not None and train is not None:
             train_split = Split(training.y, train, training.x)
-            data[TRAIN] = hash_json([*training.hashes, hash_array(training.y), hash_array(train)])
+            size = len(self.prepared.training_data)
+            data[TRAIN] = hash_json([size, *training.hashes, hash_array(training.y), hash_array(train)])
         data |= {name: _hash(split) for name, split in scopes.splits.items()}
         missing = {} if train_split else dict.fromkeys(("train_logits", "train_data"), reason)
         initial = model.initial
@@ -271,6 +279,7 @@ class Measuring:
             classes=len(samples.class_names),
             clean=Split(samples.y, clean, samples.x),
             train=train_split,
+            training_size=None if train_split is None else len(self.prepared.training_data),
             scopes=dict(scopes.splits),
             attacked={name: scopes.splits[name] for name in scopes.splits if name in scopes.attacked},
             initial=None if initial is None or not self._asks("initial_weights") else load_file(initial),

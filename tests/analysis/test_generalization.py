@@ -74,6 +74,23 @@ def test_conditional_information_tells_a_measure_from_a_proxy_and_from_noise() -
     assert np.isnan(generalization.conditional_information(y, np.ones(18), HYPER).value)
 
 
+def test_overlapping_intervals_are_a_tie() -> None:
+    x, first, second = np.array([1.0, 2.0, 3.0]), np.array([0, 1, 0]), np.array([1, 2, 2])
+    nan = np.nan
+    for low, high, expected in (
+        ([0.5, 1.4, 2.5], [1.5, 2.4, 3.5], [0, -1, -1]),
+        ([0.5, 1.5, 2.5], [1.5, 2.5, 3.5], [-1, -1, -1]),  # ends that touch
+        ([nan, nan, nan], [nan, nan, nan], [-1, -1, -1]),  # points
+        ([0.5, nan, 2.5], [1.5, 2.4, nan], [0, -1, -1]),  # an end that is not known
+    ):
+        assert generalization.order(x, first, second, (np.array(low), np.array(high))).tolist() == expected
+    assert generalization.order(x, second, first).tolist() == [1, 1, 1]
+    hyper = {"depth": [0, 1], "kind": ["a", "a"]}
+    wide = (np.array([0.0, 0.0]), np.array([4.0, 4.0]))
+    assert generalization.granulated([1.0, 3.0], [0.1, 0.9], hyper, ends=wide).psi["depth"] == 0
+    assert generalization.sign_error([1.0, 3.0], [0.1, 0.9], hyper, 100, ends=wide).error.tolist() == [0.5]
+
+
 def test_sign_error_by_hand() -> None:
     hyper = {"depth": [0, 0, 1, 1], "kind": ["a", "b", "a", "b"]}
     y = np.array([0.5, 0.5, 0.7, 0.52])

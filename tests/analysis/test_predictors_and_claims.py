@@ -131,6 +131,34 @@ def test_generalization_of_a_cube() -> None:
         predictors.generalization(cube, "x")
 
 
+def test_models_whose_intervals_of_a_sharpness_overlap_are_not_ranked_by_it() -> None:
+    half = 0.3
+    cube = cube_with({"flatness": ("sharpness", -1, -STRENGTH), "loss": ("uncertainty", -1, -STRENGTH)})
+    for name, shift in (("lower", -half), ("upper", half)):
+        ends = cube["measures"]["value"] + shift
+        cube["measures"] = xr.DataTree(cube["measures"].to_dataset().assign({name: ends}))
+    found = predictors.generalization(cube, "linf 2/255 accuracy", ["flatness", "loss"])
+    robust = notions.robustness(cube).sel(notion="linf 2/255 accuracy").values
+    depth = cube["models"]["depth"].values
+    for name, width in (("flatness", half), ("loss", 0.0)):
+        taus = []
+        for value in np.unique(depth):
+            pairs = itertools.combinations(np.flatnonzero(depth == value), 2)
+            signs = [
+                np.sign(STRENGTH[j] - STRENGTH[i]) * np.sign(robust[i] - robust[j])
+                if abs(STRENGTH[i] - STRENGTH[j]) > 2 * width
+                else 0.0
+                for i, j in pairs
+                if i % 2 != j % 2
+            ]
+            taus.append(np.mean(signs))
+        psi = float(found["psi_of"].sel(measure=name, hyperparameter="learning_rate"))
+        assert psi == pytest.approx(np.mean(taus)), name
+    for name in ("psi", "conditional_information"):
+        assert abs(float(found[name][0])) < abs(float(found[name][1]))
+    assert float(found["mean_sign_error"][0]) > float(found["mean_sign_error"][1])
+
+
 def test_reliability_by_hand() -> None:
     cube = cube_with({"noise": ("norm", -1, RANDOM)})
     found = predictors.reliability(cube)

@@ -99,3 +99,11 @@ def test_no_local_lipschitz(change: dict[str, object], reason: str) -> None:
     split = Split(**{"y": copies.y, "logits": copies.logits, "x": copies.x, "clean": copies.clean, **change})
     with pytest.raises(Undefined, match=reason):
         compute("local_lipschitz", split, context)
+
+
+def test_one_class_has_no_input_margin() -> None:
+    x = np.ones((4, 2), dtype=np.float32)
+    split = split_of(np.ones((4, 1)), [0] * 4, x=x)
+    of = context_of(split, module=torch.nn.Linear(2, 1))
+    with pytest.raises(Undefined, match="one class only"):
+        compute("input_margin", split, of)

@@ -195,6 +195,34 @@ def test_rise_before_the_fall_is_noted_and_not_counted_as_a_fall() -> None:
     assert "accuracy rises by" in found.note
 
 
+@pytest.mark.parametrize("rtol", [0.1, 0.01])
+def test_curved_drop_does_not_move_the_root(rtol: float) -> None:
+    """Margins that are normal in log sigma, and guesses at one class in ten or three once all is noise."""
+    for chance, steepness in ((0.1, 2.3), (1 / 3, 2.5), (1 / 3, 4.0)):
+
+        def mean(log_sigma: float, most: float = 1 - chance, steepness: float = steepness) -> float:
+            return most * float(norm.cdf(steepness * (log_sigma + 2)))
+
+        truth = brentq(lambda s, mean=mean: mean(s) - 0.1, -6, 2)
+        found = sigma_search.search(
+            lambda k, sigma, mean=mean: mean(math.log(sigma)), target=0.1, accuracy=1.0, rtol=rtol
+        )
+        assert found.log == pytest.approx(truth, abs=0.15 * rtol)
+        p = norm.ppf(0.1 / (1 - chance))
+        slope = steepness * norm.pdf(p) / norm.cdf(p)
+        assert found.slope == pytest.approx(slope, rel=0.1)
+
+
+def test_a_drop_that_hardly_grows_leaves_sigma_without_bounds() -> None:
+    """With three labels in ten wrong, ten times more noise costs hardly more accuracy."""
+    module, x, y = linear(wrong=0.3)
+    for measure in (PacBayesFlatness, PacBayesBound):
+        found = value(measure, context(module, x, y))
+        assert found.lower == 0
+        assert np.isnan(found.upper)
+        assert "no bounds on sigma after 512 draws" in found.note
+
+
 def test_draws_stop_at_the_cap_and_say_so() -> None:
     random = np.random.default_rng(0)
     noise = random.normal(size=10_000)
@@ -282,6 +310,13 @@ def test_bounds_are_the_published_formulas() -> None:
         expected = math.sqrt((vector @ vector / (4 * sigma**2) + logs) / m)
         assert answer.value == pytest.approx(expected, rel=1e-6)
         assert answer.lower < answer.value < answer.upper
+    part = context(module, x, y, 3, training_size=60_000)
+    whole = math.sqrt((w @ w / (4 * sigma**2) + math.log(60_000 / sigma) + 10) / 60_000)
+    assert value(PacBayesBound, part).value == pytest.approx(whole, rel=1e-6)
+    scaled = value(PacBayesFlatness, part, convention="dziugaite2020").value
+    assert scaled == pytest.approx(
+        value(PacBayesFlatness, of, convention="dziugaite2020").value * math.sqrt(m / 60_000), rel=1e-6
+    )
     sigma = value(PacBayesMagnitudeFlatness, of).value ** -0.5
     logs = math.log(m / sigma) + 10
     for measure, vector in ((PacBayesMagnitudeBound, w), (PacBayesMagnitudeBoundInitial, d)):
@@ -309,7 +344,8 @@ def test_worst_case_sharpness_of_a_linear_model_is_exact() -> None:
     ):
         answer = value(measure, context(module, x, y))
         alpha = margin / reach
-        assert answer.lower * (1 - 1e-5) <= alpha**-2 <= answer.upper * (1 + 1e-5)
+        assert answer.value * (1 - 1e-5) <= alpha**-2 <= answer.upper * (1 + 1e-5)
+        assert answer.value == answer.lower
         assert answer.upper / answer.lower <= 1.05**2 * (1 + 1e-9)
         assert "lower bound" in answer.note
 
@@ -415,6 +451,74 @@ def test_batch_norm_is_folded_before_weights_are_perturbed(
     first = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, 3)).eval()
     before = perturbed.network(context(first, x, y, 3), perturb="weights", fold_batch_norm=True)
     assert [weight.shape for weight in before.weights.values()] == [(3, 16)]
+
+
+class Unused(nn.Module):
+    """A module with a weight that its logits do not depend on."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.aside = module, nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x)
+
+
+class Reduced(nn.Module):
+    """A module in another precision, from float32 to float32."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.dtype = copy.deepcopy(module).to(dtype), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x.to(self.dtype)).float()
+
+
+WORST = [measure for measure in MEASURES if "gradients" in measure.needs]
+
+
+@pytest.mark.parametrize("measure", WORST, ids=lambda measure: measure.name)
+def test_a_weight_without_influence_changes_no_worst_case(measure: type[Measure]) -> None:
+    module, x, y = mlp()
+    expected = value(measure, context(module, x, y, 3))
+    assert value(measure, context(Unused(module), x, y, 3)).value == expected.value
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rel"), [(torch.float16, 0.1), (torch.bfloat16, 0.3), (torch.float64, 0.1)]
+)
+def test_precision_of_the_weights_changes_little(dtype: torch.dtype, rel: float) -> None:
+    module, x, y = mlp()
+    full, reduced = context(module, x, y, 3), context(Reduced(module, dtype), x, y, 3)
+    for measure in MEASURES:
+        if "initial_weights" in measure.needs:
+            continue
+        expected, found = value(measure, full), value(measure, reduced)
+        assert found.value == pytest.approx(expected.value, rel=rel), measure.name
+        assert 0 < found.lower <= found.value <= found.upper
+
+
+def test_a_search_without_an_answer_counts_its_passes_once() -> None:
+    module, x, y = linear(wrong=0.45)
+    of, passed = context(module, x, y), 0
+
+    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal passed
+        passed += len(inputs[0])
+
+    module.register_forward_pre_hook(count)
+    for measure in (PacBayesFlatness, PacBayesBound, WorstCaseMagnitudeSharpness):
+        if measure is WorstCaseMagnitudeSharpness:
+            assert of.train is not None
+            of.train.logits[:] = 0.0
+            module.weight.data[:] = 0.0
+        passed = 0
+        with pytest.raises(Undefined) as caught:
+            value(measure, of)
+        assert caught.value.forwards == passed
+        assert (passed > 0) == (measure is not PacBayesBound)
+    assert caught.value.backwards > 0
 
 
 class Branching(Small):

@@ -130,7 +130,7 @@ def test_error_of_the_optimal_temperature_is_that_of_a_bootstrap() -> None:
 @pytest.mark.parametrize(
     ("logits", "y", "reason"),
     [
-        ([[2, 0], [0, 1]], [0, 1], "no sample is misclassified"),
+        ([[2, 0], [0, 1]], [0, 1], "no sample has a larger logit"),
         ([[2, 0], [0, 1]], [1, 0], "no better than chance"),
         ([[np.nan, 0], [0, 1]], [1, 0], "logits of 1 of 2 samples are not finite"),
         ([[np.inf, 0], [0, -np.inf]], [1, 0], "logits of 2 of 2 samples are not finite"),

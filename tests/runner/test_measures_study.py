@@ -20,7 +20,7 @@ from metaeval.cube.store import CubeStore
 from metaeval.cube.verify import verify
 from metaeval.errors import StudyError
 from metaeval.measures.performance import Accuracy
-from metaeval.measures.spec import Split, Value
+from metaeval.measures.spec import Context, Split, Value
 from metaeval.measures.uncertainty import LogLoss
 from metaeval.runner import job
 from metaeval.runner.forecast import forecast
@@ -267,6 +267,33 @@ architecture_settings = { width = 8 }
 weights = "weights.safetensors"
 expect = false
 """
+
+
+def test_a_measure_knows_how_many_samples_the_model_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def look(self: Accuracy, context: Context, split: Split, **settings: object) -> Value:
+        seen.append((context.training_size, None if context.train is None else len(context.train.y)))
+        return Value(0.5)
+
+    monkeypatch.setattr(Accuracy, "compute", look)
+    run(tmp_path, 'names = ["accuracy"]', STUDY.replace('"digits"', '"digits"\ntrain_samples = 400', 1))
+    assert set(seen) == {(400, 100)}
+
+
+def test_a_search_without_an_answer_counts_its_passes(tmp_path: Path) -> None:
+    trained = STUDY.replace("epochs = 2", "epochs = 20").replace("[8, 16]", "[32]")
+    settings = "settings.pac_bayes_flatness = { target = 0.93 }"  # more than guessing costs
+    summary = run(tmp_path, f'names = ["accuracy", "pac_bayes_flatness"]\n{settings}', trained)
+    group = measured(tmp_path).sel(scope="train").isel(model=0)
+    assert float(group.value.sel(measure="accuracy")) > 0.93
+    state, reason = words(group, measure="pac_bayes_flatness")
+    assert (state, "a drop of 0.93" in reason) == ("undefined", True)
+    rows = int(group.forwards.sel(measure="pac_bayes_flatness"))
+    assert rows >= 32 * 8
+    assert summary.forwards >= rows
 
 
 def test_a_model_whose_logits_are_not_finite(tmp_path: Path) -> None:
