@@ -203,6 +203,9 @@ def clean(cube: xr.DataTree) -> list[str]:
     if not known.sizes["model"]:
         return ["No clean accuracy is available yet."]
     order = np.argsort(-known["accuracy"].values, kind="stable")
+    others = [str(name) for name in face["model"].values if name not in known["model"].values]
+    more = f" and {len(others) - NAMED:,} more" if len(others) > NAMED else ""
+    absent = f" Not known of {words.listing([strong(n) for n in others[:NAMED]])}{more}." if others else ""
 
     def say(position: int) -> str:
         at = known.isel(model=position)
@@ -210,11 +213,12 @@ def clean(cube: xr.DataTree) -> list[str]:
         return f"{_percent(float(at['accuracy']))} ({strong(str(at['model'].item()))}, {ends})"
 
     if len(order) == 1:
-        return [f"Without an attack the accuracy is {say(int(order[0]))}."]
+        return [f"Without an attack the accuracy is {say(int(order[0]))}.{absent}"]
     if known["accuracy"].values[order[0]] == known["accuracy"].values[order[-1]]:
         share = _percent(float(known["accuracy"].values[0]))
-        return [f"Without an attack every model has the same accuracy, {share}."]
-    return [f"Without an attack accuracies span {say(int(order[-1]))} to {say(int(order[0]))}."]
+        every = "every model that has one" if others else "every model"
+        return [f"Without an attack {every} has the same accuracy, {share}.{absent}"]
+    return [f"Without an attack accuracies span {say(int(order[-1]))} to {say(int(order[0]))}.{absent}"]
 
 
 def completeness(cube: xr.DataTree) -> list[str]:

@@ -201,9 +201,10 @@ def _published(board: Leaderboard) -> Published:
         if shifts:
             groups["shifts"] = shifts
         counts["corruption results"] = cells
+    each = "one accuracy per model" + ("" if board.threat in NORMS else ", corruption and severity")
     notes.insert(
         0,
-        "The files hold one accuracy per model and no number of samples, no classes and no per-sample "
+        f"The files hold {each} and no number of samples, no classes and no per-sample "
         "outcomes: no interval over test samples, paired test, accuracy per class or robustness curve can be "
         "computed.",
     )
