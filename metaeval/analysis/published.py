@@ -21,6 +21,7 @@ from metaeval.analysis.reading import (
     given_confidence,
     norm_dataset,
     norms,
+    samples_of,
 )
 from metaeval.errors import UsageError
 
@@ -146,9 +147,7 @@ def paired_with_best(
 
 def outcomes(cube: xr.DataTree, shift: str | None = None) -> tuple[list[str], FloatArray]:
     """Return the models with a prediction of every sample, and outcomes (model, sample): 1 correct, 0 not."""
-    samples = cube.children["samples"].children
-    node = samples["clean"] if shift is None else samples["shifts"].children[shift]
-    group = node.to_dataset(inherit=False)
+    group = samples_of(cube, "clean" if shift is None else f"shifts/{shift}")
     prediction = group["prediction"] if shift is None else group["prediction"].isel(severity=0)
     values = prediction.transpose("model", "sample").values
     complete = (values >= 0).all(axis=1)
