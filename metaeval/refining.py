@@ -56,8 +56,8 @@ class Advice:
         """Return in words what to do next, or why nothing."""
         if not self.sampled:
             return (
-                "nothing can be refined: that rests on what became of every sample under attack, and the cube "
-                "holds no such outcomes"
+                "nothing can be refined: that rests on what became of every sample under attack, and the "
+                "cube holds no such outcomes"
             )
         if self.next:
             s = self.next

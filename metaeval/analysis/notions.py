@@ -56,8 +56,8 @@ def robustness(cube: xr.DataTree) -> xr.DataArray:
     if not columns:
         several = len(shift_notions.names(cube))
         raise UsageError(
-            f"not estimable: of {several} shifts, more than {published_notions.SHIFTS_ALONE}, none is a notion "
-            "of its own, and the source gives no average over them"
+            f"not estimable: of {several} shifts, more than {published_notions.SHIFTS_ALONE}, none is a "
+            "notion of its own, and the source gives no average over them"
             if several
             else "the cube has no robustness to correlate: no attack and no shift"
         )

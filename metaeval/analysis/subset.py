@@ -168,7 +168,7 @@ def _counted_again(cube: xr.DataTree, norm: str) -> xr.Dataset:
 
 
 def _of_one(group: xr.Dataset) -> xr.Dataset:
-    """Return aggregates without per-sample outcomes, where only of a single attack the worst case is known."""
+    """Return aggregates without per-sample outcomes: a worst case is known of a single attack only."""
     names = [str(name) for name in group["attack"].values]
     row, others = names.index(WORST_CASE), [i for i, name in enumerate(names) if name != WORST_CASE]
     for name, unknown in _UNKNOWN.items():

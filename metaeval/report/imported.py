@@ -75,7 +75,9 @@ def _claims(cube: xr.DataTree) -> list[str]:
     for what in dict.fromkeys(claim.what for claim in claims):
         printed = {claim.printed: claim for claim in claims if claim.what == what}
         if len(printed) > 1:
-            said = words.listing([f"{100 * number:.2f} %{_where(claim)}" for number, claim in printed.items()])
+            said = words.listing(
+                [f"{100 * number:.2f} %{_where(claim)}" for number, claim in printed.items()]
+            )
             wrong.append(f"<strong>Contradiction:</strong> {_named(what)}: the source prints {said}.")
     for claim in claims:
         said = f"{_named(claim.what)}: the source prints {100 * claim.printed:.2f} %{_where(claim)}"

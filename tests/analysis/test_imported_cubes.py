@@ -67,7 +67,9 @@ def attacked(tmp_path: Path) -> xr.DataTree:
         published.paired_with_best,
     ],
 )
-def test_what_rests_on_samples_is_refused(attacked: xr.DataTree, analysis: Callable[[xr.DataTree], Any]) -> None:
+def test_what_rests_on_samples_is_refused(
+    attacked: xr.DataTree, analysis: Callable[[xr.DataTree], Any]
+) -> None:
     with pytest.raises(UsageError, match="not estimable: the cube holds no per-sample outcomes"):
         analysis(attacked)
 

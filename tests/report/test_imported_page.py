@@ -145,14 +145,16 @@ def test_class_table(cubes: dict[str, xr.DataTree], pages: dict[str, str], share
     assert text.count(contradicted) == 2  # by the source itself and by its table
     assert text.count("Contradiction:") == 4
     assert (
-        "the source prints 93.23 % (the other table of clean accuracies), and the table gives 93.20 % over all "
-        "samples, 93.23 % as the mean of its classes: they agree" in text
+        "the source prints 93.23 % (the other table of clean accuracies), and the table gives 93.20 % over "
+        "all samples, 93.23 % as the mean of its classes: they agree" in text
     )
     for model in ("Wang2023Better_WRN-70-16", "Wang2023Better_WRN-28-10", "Cui2023Decoupled_WRN-28-10"):
         mean = wide["8/255"].unstack("class").loc[model].mean()
         assert f"of {model}, epsilon 8/255: the source prints {mean:.2f} %" in text
     assert "46 printed shares fit no count" in text
-    assert "Not known of Bai2023Improving_edm." in text  # its count is not recoverable; as printed it is 95.03
+    assert (
+        "Not known of Bai2023Improving_edm." in text
+    )  # its count is not recoverable; as printed it is 95.03
     assert "as printed" in text_of(figures_of(cubes["classes"])["classes-linf"].table)
     rows = figures_of(cubes["classes"])["classes-linf"].data.rows
     bai = {
