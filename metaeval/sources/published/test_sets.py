@@ -164,16 +164,18 @@ def _columns(frame: pd.DataFrame, problems: Problems) -> dict[str, Any]:
         raise problems.fail("label", f"no column of this name; there are {', '.join(names)}", near)
     long = {"model", "prediction"} <= set(names)
     models = [name for name in names if name not in ("label", "set", "sample_id")]
+    if "set" in frame and frame["set"].isna().any():
+        raise problems.fail("set", "some rows do not say their test set")
     parts = {"": frame} if "set" not in frame else dict(iter(frame.groupby("set", sort=False)))
     found = {}
-    for name, part in parts.items():
+    for of_set, part in parts.items():
         if long:
-            found[str(name)] = _long(part, problems)
+            found[str(of_set)] = _long(part, problems)
             continue
         columns = {model: part[model].to_numpy(dtype=object) for model in models}
-        found[str(name)] = {"label": part["label"].to_numpy(dtype=object), "prediction": columns}
+        found[str(of_set)] = {"label": part["label"].to_numpy(dtype=object), "prediction": columns}
         if "sample_id" in part:
-            found[str(name)]["sample_id"] = part["sample_id"].to_numpy(dtype=object)
+            found[str(of_set)]["sample_id"] = part["sample_id"].to_numpy(dtype=object)
     return found[""] if list(found) == [""] else found
 
 
@@ -192,8 +194,8 @@ def _long(frame: pd.DataFrame, problems: Problems) -> dict[str, Any]:
         (most, many), *_, (least, few) = rows.most_common()
         problems.add(
             "model",
-            f"{least!r} has {few} rows and {most!r} {many}: which samples are missing a column sample_id must "
-            "say",
+            f"{least!r} has {few} rows and {most!r} {many}: which samples are missing a column sample_id "
+            "must say",
         )
     label = frame["label"].groupby(ids, sort=False)
     for sample in label.nunique(dropna=False).loc[lambda number: number > 1].index[:1]:
