@@ -151,7 +151,8 @@ def report(
     """Turn a cube into one static page."""
     from metaeval.report.page import write_report
 
-    folders = [(place, locate(place)) for place in places or [None]]
+    named: list[Path | None] = [*places] if places else [None]
+    folders = [(place, locate(place)) for place in named]
     if output and len(folders) > 1:
         raise UsageError("--output takes one page, so name one study or cube")
     for place, folder in folders:

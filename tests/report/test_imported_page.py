@@ -315,3 +315,51 @@ def test_properties_and_robustness_of_published_models(cubes: dict[str, xr.DataT
     shifted = predictors.reliability(cubes["predictions"])
     assert set(shifted) == {"v4 accuracy", "v6 accuracy"}
     assert 0 < shifted["v4 accuracy"] < 1
+
+
+LONG = """model,epsilon,attack,accuracy
+a,0,pgd,0.9
+a,8/255,pgd,0.5
+a,8/255,square,0.6
+b,0,pgd,0.8
+b,8/255,pgd,0.4
+"""
+
+
+@pytest.mark.parametrize("total", ["", "total = 1000\n"])
+def test_printed_accuracies_without_counts_are_shown(tmp_path: Path, total: str) -> None:
+    (tmp_path / "t.csv").write_text(LONG)
+    (tmp_path / "m.toml").write_text(
+        'layout = "long"\nunit = "fraction"\n[columns]\nepsilon = "epsilon"\nattack = "attack"\n'
+        f'[constants]\nnorm = "linf"\n{total}'
+    )
+    cube = cube_of(table.read(tmp_path / "t.csv", tmp_path / "m.toml"), tmp_path)
+    figure = figures_of(cube)["printed-linf"]
+    assert figure.spec is not None
+    alt.Chart.from_dict({**figure.spec, "width": 300})
+    shown = {(row[0], row[2], row[4]): row[5] for row in figure.data.rows}
+    for line in LONG.splitlines()[1:]:
+        model, label, attack, accuracy = line.split(",")
+        assert shown[model, attack, label] == float(accuracy)
+    assert shown["b", "square", "8/255"] is None
+    text = text_of(page.render(cube))
+    assert "the published accuracies are, by attack: pgd 40.0 % (b) to 50.0 % (a); square 60.0 % (a)." in text
+
+
+def test_printed_accuracies_of_classes_without_totals(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("model,class,accuracy\na,cat,90\na,dog,80\nb,cat,70\nb,dog,\n")
+    figures = figures_of(cube_of(table.read(tmp_path / "t.csv"), tmp_path))
+    assert "80.0" in text_of(figures["printed-clean"].table)
+    assert [row[5] for row in figures["printed-clean"].data.rows] == [0.9, 0.8, 0.7, None]
+
+
+def test_clean_accuracies_stand_beside_those_of_one_epsilon(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("model,attack,accuracy\na,clean,90\na,pgd,50\nb,clean,80\nb,pgd,40\n")
+    (tmp_path / "m.toml").write_text(
+        'layout = "long"\n[columns]\nattack = "attack"\n[constants]\nnorm = "l2"\nepsilon = "0.5"\n'
+    )
+    cube = cube_of(table.read(tmp_path / "t.csv", tmp_path / "m.toml"), tmp_path)
+    rows = figures_of(cube)["printed-l2"].data.rows
+    assert [(row[0], row[4], row[5]) for row in rows] == [
+        *(("a", "0", 0.9), ("a", "0.5", 0.5), ("b", "0", 0.8), ("b", "0.5", 0.4)),
+    ]
