@@ -114,3 +114,19 @@ def test_numbers_of_rows_are_no_predictions(tmp_path: Path) -> None:
     indexed = wide().set_index(pd.Index(list("uvwxyz"), name="sample_id"))
     indexed.to_parquet(tmp_path / "p.parquet")
     assert read([tmp_path / "p.parquet"]).groups["samples/clean"]["sample_id"] == list("uvwxyz")
+
+
+def test_one_file_for_each_model(tmp_path: Path) -> None:
+    for name, said in (("resnet", SAID[0]), ("vgg", SAID[1])):
+        pd.DataFrame({"label": LABEL, "prediction": said}).to_csv(tmp_path / f"{name}.csv", index=False)
+    found = read([tmp_path / "resnet.csv", tmp_path / "vgg.csv"])
+    assert found.models == ["resnet", "vgg"]
+    assert found.counts["samples of original"] == 6
+    assert found.groups["clean"]["correct"].tolist() == RIGHT
+    assert "shifts" not in found.groups
+    # The same models of two files are those of two test sets, also where the labels are the same.
+    for name in ("clean", "fog"):
+        wide().to_csv(tmp_path / f"{name}.csv", index=False)
+    found = read([tmp_path / "clean.csv", tmp_path / "fog.csv"])
+    assert found.models == ["a", "b"]
+    assert found.groups["shifts"]["shift"] == ["fog"]

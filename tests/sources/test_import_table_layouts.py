@@ -107,3 +107,10 @@ def test_mistakes_of_a_mapping_have_its_lines(tmp_path: Path) -> None:
         "m.toml:4:1: claims[0].model: the table has no model 'resnte'; did you mean 'resnet'?",
         claims,
     )
+
+
+def test_accuracies_that_rise_with_epsilon_are_named(tmp_path: Path) -> None:
+    text = "model,norm,epsilon,class,accuracy\na,linf,0,cat,90\na,linf,0.2,cat,60.5\na,linf,0.1,cat,60\n"
+    (said,) = (note for note in read(tmp_path, text).notes if "rises" in note)
+    assert "(a, class cat: 60 at 0.1 and 60.5 at 0.2)" in said
+    assert not any("rises" in note for note in read(tmp_path, text.replace("60.5", "60")).notes)

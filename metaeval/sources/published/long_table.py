@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from metaeval.study.numbers import parse_epsilon
 
 CLEAN = "clean"
 WORST_CASE = "worst-case"
+NAMED = 5  # places that a sentence names
 NO_ATTACK = ("clean", "none", "no attack", "natural")
 UNKNOWN = {"robust_accuracy": math.nan, "correct": -1, "count_status": NOT_PRINTED}
 
@@ -107,6 +109,7 @@ def read(rows: Lines, header: Sequence[str], mapping: Mapping, problems: Problem
     properties = {name: _property(name, rows, mapping, problems) for name in mapping.properties}
     problems.stop()
     counts, notes = _summary(found, unit)
+    notes += _rising(found)
     counts = {"models": len(models), "classes": len(classes)} | counts
     used = {mapping.model, *mapping.properties, *mapping.skip, *(name for _, name in mapping.columns if name)}
     if set(header) - used:
@@ -209,6 +212,30 @@ def _check(found: Sequence[Number], mapping: Mapping, problems: Problems) -> Non
             "the table has epsilons but does not say in which norm: give a mapping with [constants] norm = "
             '"linf", "l2" or "l1"',
         )
+
+
+def _rising(found: Sequence[Number]) -> list[str]:
+    """Return where an accuracy is higher at a larger epsilon, which nothing but a weak attack leaves."""
+    lines: dict[tuple[str, ...], list[Number]] = {}
+    for number in found:
+        if number.epsilon is not None and not (number.shift or number.stage or missing(number.printed)):
+            key = number.model, number.class_, number.norm, number.attack
+            lines.setdefault(key, []).append(number)
+    rises = []
+    for line in lines.values():
+        line.sort(key=lambda number: number.epsilon or 0.0)
+        for low, high in itertools.pairwise(line):
+            if high.accuracy > low.accuracy:
+                where = high.model if high.class_ == ALL else f"{high.model}, class {high.class_}"
+                ends = f"{low.printed} at {low.label} and {high.printed} at {high.label}"
+                rises.append(f"{where}: {ends}")
+    if not rises:
+        return []
+    more = f" and {len(rises) - NAMED} more" if len(rises) > NAMED else ""
+    return [
+        f"Contradiction: accuracy rises with epsilon ({'; '.join(rises[:NAMED])}{more}), though what a "
+        "smaller perturbation breaks a larger one breaks too."
+    ]
 
 
 def _names(found: Sequence[Number], key: str) -> list[str]:

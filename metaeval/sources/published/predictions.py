@@ -135,11 +135,15 @@ def _merged(files: Sequence[Path], labels: Path | None) -> dict[str, TestSet]:
     """Return the test sets of all files by name; the same set of two files gets the models of both."""
     problems: list[Problem] = []
     merged: dict[str, TestSet] = {}
+    unnamed: list[str] = []
     for path in files:
         found = Problems(path)
         for one in test_sets.read(path, labels):
             # Without labels of their own, npy files differ in their models and not in their test set.
             name = one.name or (path.stem if len(files) > 1 and labels is None else ORIGINAL)
+            if not one.name and name != ORIGINAL:
+                name = next((other for other in unnamed if _more_models(merged[other], one)), name)
+                unnamed.append(name)
             if not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_. -]*", name):
                 found.add(name, "names of test sets are of letters, digits, '_', '-', '.' and spaces")
                 continue
@@ -159,9 +163,22 @@ def _merged(files: Sequence[Path], labels: Path | None) -> dict[str, TestSet]:
         problems += found.found
     if problems:
         raise StudyError(problems)
+    if unnamed and len(merged) == 1:
+        (only,) = merged.values()
+        only.name = ORIGINAL
+        merged = {ORIGINAL: only}
     if not any(found.predictions for found in merged.values()):
         raise Problems(files[0]).fail("prediction", "there are no predictions: no model")
     return merged
+
+
+def _more_models(there: TestSet, one: TestSet) -> bool:
+    """Tell whether a file without a name of its test set holds other models of a test set that is there."""
+    if there.predictions.keys() & one.predictions.keys():
+        return False
+    if there.ids and one.ids:
+        return sorted(there.ids) == sorted(one.ids)
+    return list(there.labels) == list(one.labels)
 
 
 def _in_order(found: TestSet, ids: list[str]) -> TestSet:

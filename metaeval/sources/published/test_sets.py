@@ -172,7 +172,10 @@ def _columns(frame: pd.DataFrame, problems: Problems) -> dict[str, Any]:
         if long:
             found[str(of_set)] = _long(part, problems)
             continue
-        columns = {model: part[model].to_numpy(dtype=object) for model in models}
+        columns = {
+            Path(problems.file).stem if model == "prediction" else model: part[model].to_numpy(dtype=object)
+            for model in models
+        }
         found[str(of_set)] = {"label": part["label"].to_numpy(dtype=object), "prediction": columns}
         if "sample_id" in part:
             found[str(of_set)]["sample_id"] = part["sample_id"].to_numpy(dtype=object)
