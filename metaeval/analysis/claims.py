@@ -10,7 +10,6 @@ import numpy as np
 import xarray as xr
 
 from metaeval.analysis import correlation, notions
-from metaeval.analysis.predictors import group_of
 from metaeval.analysis.reading import confidence
 from metaeval.outcomes import NORMS
 
@@ -94,19 +93,26 @@ CLAIMS = (
 )
 
 
-def check(cube: xr.DataTree) -> list[Finding]:
+def check(cube: xr.DataTree, read: notions.Columns | None = None) -> list[Finding]:
     """Return what a cube says of each claim, in the order of `CLAIMS`.
 
+    Parameters
+    ----------
+    read : Columns, optional
+        Of this cube, if they are read already.
+
+    Notes
+    -----
     A pair counts as certain if its rank correlation given clean accuracy has an interval over families,
-    simultaneous over the claim's pairs, that excludes 0; of measures of performance, which clean accuracy
-    nearly determines, the plain rank correlation. Gap and relative robustness are coupled with clean
-    accuracy by construction, which is why it is taken as given.
+    simultaneous over the claim's pairs, that excludes 0. Gap and relative robustness are coupled with clean
+    accuracy by construction, which is why it is taken as given. Where measures of performance, which clean
+    accuracy nearly determines, are claimed to go with a notion, theirs is the plain rank correlation: there
+    the coupling pulls the other way.
     """
-    x, y = notions.measures(cube), notions.robustness(cube)
+    read = notions.read_columns(cube) if read is None else read
     kinds = notions.measure_families(cube)
-    kinds = {name: kinds[name] for name in notions.candidates(cube) if name in kinds}
-    x = x.sel(measure=list(kinds))
-    clean = notions.clean_accuracy(cube).values
+    kinds = {name: kinds[name] for name in notions.candidates(cube, read) if name in kinds}
+    x, y = read.measures.sel(measure=list(kinds)), read.robustness
     found = []
     for claim in CLAIMS:
         measures = [name for name, (family, _) in kinds.items() if claim.measure(name, family)]
@@ -121,8 +127,8 @@ def check(cube: xr.DataTree) -> list[Finding]:
         table = correlation.correlations(
             x.sel(measure=measures).values,
             y.sel(notion=robust).values,
-            group_of(cube, x),
-            clean,
+            read.family,
+            read.clean,
             level,
         )
         found.append(_finding(claim, table, measures, robust, kinds, confidence(cube)))
@@ -159,6 +165,7 @@ def _finding(
             "simultaneous": "over the claim's pairs (Bonferroni)",
         },
     )
+    plain &= claim.associated
     lower = np.where(plain, pairs["lower"], pairs["partial_lower"])
     upper = np.where(plain, pairs["upper"], pairs["partial_upper"])
     known = ~np.isnan(lower)
@@ -171,6 +178,7 @@ def _finding(
     verdict = _verdict(claim, int(known.sum()), agreeing, opposing)
     counted = f"{int(known.sum())} of {len(known)} pairs of measure and notion are estimable"
     interval = f"simultaneous {100 * level:.3g} % family jackknife, given clean accuracy"
+    interval += " but for measures of performance" if plain.any() else ""
     if verdict == "not estimable":
         said = f"intervals over families need {correlation.FAMILIES_NEEDED} families and complete measures"
     elif not claim.associated:

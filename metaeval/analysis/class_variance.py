@@ -31,7 +31,8 @@ class ClassVariance:
         "class", "model", "epsilon", "class x model", ..., "class x model x epsilon".
     component, lower, upper : ndarray (effect,)
         Each effect's part of the variance, free of bias from the choice of samples; an estimate may be
-        negative. The interval covers the choice of samples within classes; models and epsilons are fixed.
+        negative. The interval covers the choice of samples within classes; models and epsilons are fixed. It
+        is NaN where all samples of a class do the same, for every class: a bootstrap says nothing there.
     naive : ndarray (effect,)
         The same without the correction; they sum to the variance of the observed accuracies.
     total : ndarray (class,)
@@ -54,13 +55,16 @@ class ClassVariance:
 
     def sentence(self) -> str:
         """Return in words how much of the variation is between classes."""
-        percent, low, high = 100 * self.confidence, max(0.0, self.lower[0]), max(0.0, self.upper[0])
-        spread = np.sqrt(max(0.0, self.component[0]))
+        spread, low, high = (
+            100 * np.sqrt(np.maximum(0.0, end[0])) for end in (self.component, self.lower, self.upper)
+        )
+        interval = f"{100 * self.confidence:.3g} % {low:.3g} to {high:.3g} over test samples"
+        if np.isnan(low):
+            interval = "interval over test samples not estimable: within every class all do the same"
         return (
-            f"Classes differ by a standard deviation of {100 * spread:.3g} points of accuracy over all "
+            f"Classes differ by a standard deviation of {spread:.3g} points of accuracy over all "
             f"models and epsilons "
-            f"({percent:.3g} % {100 * np.sqrt(low):.3g} to {100 * np.sqrt(high):.3g} over test "
-            f"samples, n = {self.total.sum()}; models, epsilons and attacks fixed)."
+            f"({interval}, n = {self.total.sum()}; models, epsilons and attacks fixed)."
         )
 
 
@@ -97,9 +101,9 @@ def decompose(
     """
     check_confidence(confidence)
     z, labels = np.asarray(outcomes, dtype=np.float32), np.asarray(label, dtype=np.int64)
-    if z.ndim != 3 or z.shape[-1:] != labels.shape:
+    if z.ndim != 3 or z.shape[-1:] != labels.shape or np.any(labels < 0):
         raise UsageError(
-            f"outcomes need (model, epsilon, sample) with a label each, not {z.shape}, {labels.shape}"
+            f"outcomes need (model, epsilon, sample) with a label from 0 each, not {z.shape}, {labels.shape}"
         )
     if not np.isin(z, (0, 1)).all():
         raise UsageError("outcomes must be 0 or 1 for every model, epsilon and sample")
@@ -111,8 +115,10 @@ def decompose(
     # Weights per replicate; the first row is the sample itself.
     means = np.empty((resamples + 1, len(total), models, levels))
     noise = np.empty((resamples + 1, len(total), 4))
+    varied = False
     for c, n in enumerate(total):
         part = np.moveaxis(z[..., labels == c], -1, 0)  # (sample, model, epsilon)
+        varied |= bool((part != part[0]).any())
         weights = np.vstack([np.ones(n), random.multinomial(n, np.full(n, 1 / n), resamples)]).astype(
             np.float32
         )
@@ -130,6 +136,8 @@ def decompose(
     error = corrected[1:] - naive[0]
     tail = (1 - confidence) / 2
     ends = np.quantile(error, [1 - tail, tail], axis=0)
+    if not varied:
+        ends = np.full_like(ends, np.nan)
     return ClassVariance(
         tuple(" x ".join(effect) for effect in EFFECTS),
         corrected[0],

@@ -270,6 +270,7 @@ def largest_by_chance(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
     blocks: npt.ArrayLike | None = None,
+    family: npt.ArrayLike | None = None,
     *,
     permutations: int = 2_000,
     seed: int = 0,
@@ -282,6 +283,9 @@ def largest_by_chance(
         Finite.
     blocks : array_like (model,), optional
         Models are exchanged only with models of the same block; default: with all.
+    family : array_like (model,), optional
+        What models share that makes them alike: models change places inside their family, and families of one
+        size as wholes; default: every model is a family of its own.
 
     Returns
     -------
@@ -290,7 +294,8 @@ def largest_by_chance(
 
     References
     ----------
-    Westfall and Young, Resampling-based multiple testing, 1993.
+    Westfall and Young, Resampling-based multiple testing, 1993; Winkler et al., Multi-level block
+    permutation, 2015.
     """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     one = np.ones((1, len(a)))
@@ -301,15 +306,31 @@ def largest_by_chance(
         centred = rank - rank.mean(axis=0)
         length = np.sqrt((centred**2).sum(axis=0))
         sides.append(np.where(length > 0, centred / np.where(length > 0, length, 1), 0.0))
-    group = np.zeros(len(a), dtype=np.int64) if blocks is None else np.unique(blocks, return_inverse=True)[1]
+    exchangeable = _exchangeable(len(a), blocks, family)
     random = np.random.default_rng(seed)
     exceeding = np.zeros(observed.shape)
+    order = np.empty(len(a), dtype=np.int64)
     for _ in range(permutations):
-        # Sorting noise inside blocks permutes inside blocks.
-        order = np.empty(len(a), dtype=np.int64)
-        order[np.argsort(group, kind="stable")] = np.lexsort((random.random(len(a)), group))
+        for members in exchangeable:
+            order[members] = random.permuted(members[random.permutation(len(members))], axis=1)
         exceeding += np.abs(sides[0].T @ sides[1][order]).max() >= observed - 1e-12
     return np.where(np.isnan(observed), np.nan, (1 + exceeding) / (1 + permutations))
+
+
+def _exchangeable(
+    models: int, blocks: npt.ArrayLike | None, family: npt.ArrayLike | None
+) -> list[npt.NDArray[np.int64]]:
+    """Return positions of models (family, member): families of one block and one size together."""
+    group = np.zeros(models) if blocks is None else np.unique(np.asarray(blocks), return_inverse=True)[1]
+    own = np.arange(models) if family is None else np.unique(np.asarray(family), return_inverse=True)[1]
+    if group.shape != (models,) or own.shape != (models,):
+        raise UsageError(f"blocks and family need one value for each of {models} models")
+    _, member = np.unique(np.stack([group, own]), axis=1, return_inverse=True)
+    families = [np.flatnonzero(member == code) for code in range(int(member.max()) + 1)]
+    alike: dict[tuple[int, int], list[npt.NDArray[np.int64]]] = {}
+    for rows in families:
+        alike.setdefault((int(group[rows[0]]), len(rows)), []).append(rows)
+    return [np.stack(rows) for rows in alike.values()]
 
 
 def benjamini_hochberg(p_values: npt.ArrayLike) -> FloatArray:
@@ -329,7 +350,8 @@ def reliability(values: npt.ArrayLike, standard_error: npt.ArrayLike) -> float:
     -------
     float
         1 - mean sampling variance / observed variance; negative where noise alone would vary more, NaN
-        for fewer than two models or equal values.
+        for fewer than two models or equal values. Errors are taken as independent: of models that share
+        their samples it is a lower estimate, since shared errors do not reorder them.
     """
     v, e = np.asarray(values, dtype=np.float64), np.asarray(standard_error, dtype=np.float64)
     if v.shape != e.shape or v.ndim != 1:

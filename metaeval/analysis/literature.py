@@ -9,12 +9,14 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from metaeval.analysis.meta import Method, RandomEffects, Test, random_effects
+from metaeval.analysis.meta import Method, RandomEffects, Test, checked, random_effects
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
 # Below this mean of n - 3 the prediction interval of correlations does not reach its confidence.
 MEAN_SIZE_FOR_PREDICTION = 15
+# Residuals below this share of the estimates are rounding.
+ROUNDING = 1e-12
 
 
 def fisher_z(r: npt.ArrayLike, n: npt.ArrayLike, *, rank: bool = False) -> tuple[FloatArray, FloatArray]:
@@ -29,7 +31,12 @@ def fisher_z(r: npt.ArrayLike, n: npt.ArrayLike, *, rank: bool = False) -> tuple
     rank : bool
         Whether the correlations are Spearman's (Bonett and Wright 2000) and not Pearson's.
     """
-    correlation, size = np.broadcast_arrays(np.asarray(r, dtype=np.float64), np.asarray(n, dtype=np.float64))
+    try:
+        correlation, size = np.broadcast_arrays(
+            np.asarray(r, dtype=np.float64), np.asarray(n, dtype=np.float64)
+        )
+    except ValueError as error:
+        raise UsageError("correlations and their numbers of models do not fit together") from error
     if not (np.abs(correlation) < 1).all():
         raise UsageError("Fisher's z needs correlations strictly between -1 and 1")
     if not (size >= 4).all():
@@ -92,26 +99,41 @@ def egger(y: npt.ArrayLike, v: npt.ArrayLike) -> tuple[float, float]:
     Raises
     ------
     UsageError
-        If there are fewer than three studies or all have the same precision.
+        If there are fewer than three studies, all have the same precision, or all lie on one line.
     """
-    estimates, variances = np.asarray(y, dtype=np.float64), np.asarray(v, dtype=np.float64)
+    estimates, variances, _ = checked(y, v)
     error = np.sqrt(variances)
     if len(estimates) < 3 or np.ptp(error) == 0:
         raise UsageError("not estimable: Egger's test needs three studies of different precision")
     x = np.column_stack([np.ones_like(error), error]) / error[:, None]
-    coefficients, squares, _, _ = np.linalg.lstsq(x, estimates / error, rcond=None)
-    scale = float(squares[0]) / (len(estimates) - 2) if len(squares) else 0.0
+    coefficients = np.linalg.lstsq(x, estimates / error, rcond=None)[0]
+    rest = (estimates / error - x @ coefficients) ** 2
+    if rest.sum() <= ROUNDING**2 * ((estimates / error) ** 2).sum():
+        raise UsageError("not estimable: the estimates lie on a line, without an error to test against")
+    scale = float(rest.sum()) / (len(estimates) - 2)
     slope_error = np.sqrt(scale * np.linalg.inv(x.T @ x)[1, 1])
     statistic = float(coefficients[1] / slope_error)
     return statistic, float(2 * stats.t.sf(abs(statistic), len(estimates) - 2))
 
 
 def rank_test(y: npt.ArrayLike, v: npt.ArrayLike) -> tuple[float, float]:
-    """Return Kendall's tau and its p value of Begg and Mazumdar's test (1994) of small-study effects."""
-    estimates, variances = np.asarray(y, dtype=np.float64), np.asarray(v, dtype=np.float64)
+    """Return Kendall's tau and its p value of Begg and Mazumdar's test (1994) of small-study effects.
+
+    The p value is exact without ties, else by the normal distribution.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than three studies, or all estimates or all variances are the same.
+    """
+    estimates, variances, _ = checked(y, v)
     if len(estimates) < 3:
         raise UsageError("not estimable: the rank test needs three studies")
+    if np.ptp(estimates) == 0 or np.ptp(variances) == 0:
+        raise UsageError("not estimable: the rank test needs different estimates and variances")
     weight = 1 / variances
     centred = estimates - weight @ estimates / weight.sum()
-    result = stats.kendalltau(centred / np.sqrt(variances - 1 / weight.sum()), variances)
+    deviates = centred / np.sqrt(variances - 1 / weight.sum())
+    tied = min(len(set(deviates)), len(set(variances))) < len(estimates)
+    result = stats.kendalltau(deviates, variances, method="asymptotic" if tied else "exact")
     return float(result.statistic), float(result.pvalue)

@@ -19,6 +19,8 @@ Test = Literal["z", "knha", "adhoc"]
 TESTS = ("z", "knha", "adhoc")
 # With fewer studies a prediction interval does not reach its confidence.
 STUDIES_FOR_PREDICTION = 10
+# Below this Q is rounding.
+NO_DIFFERENCE = 1e-20
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class RandomEffects:
     Attributes
     ----------
     estimate, standard_error, lower, upper : ndarray (coefficient,)
-        Intercept first; the interval covers the choice of studies.
+        Intercept first; the interval covers the choice of studies, for method FE their samples only.
     p : ndarray (coefficient,)
         Two-sided, of a coefficient of 0.
     covariance : ndarray (coefficient, coefficient)
@@ -104,9 +106,14 @@ class RandomEffects:
         prediction = f"{percent} prediction interval of a new study {low:.3g} to {high:.3g}"
         if np.isnan(low):
             prediction = f"prediction interval not estimable (k = {self.studies})"
+        covered = "samples of these studies" if self.method == "FE" else "choice of studies"
+        interval = f"{percent} {self.lower[0]:.3g} to {self.upper[0]:.3g} over the {covered}"
+        if self.test == "knha" and self.q < NO_DIFFERENCE:
+            interval = "no interval: all estimates are the same, which this test takes for certainty"
+            prediction = f"prediction interval not estimable (k = {self.studies})"
         return (
-            f"Average {what} {self.estimate[0]:.3g} ({percent} {self.lower[0]:.3g} to {self.upper[0]:.3g} "
-            f"over the choice of studies; k = {self.studies}, {self.method}, {self.test}); "
+            f"Average {what} {self.estimate[0]:.3g} "
+            f"({interval}; k = {self.studies}, {self.method}, {self.test}); "
             f"I2 = {self.i2:.3g} %; {prediction}."
         )
 
@@ -151,18 +158,18 @@ def random_effects(
         raise UsageError(_named("method", method, ESTIMATORS))
     if test not in TESTS:
         raise UsageError(_named("test", test, TESTS))
-    problem = _Problem(*_checked(y, v, moderators))
+    problem = _Problem(*checked(y, v, moderators))
     k, p = problem.x.shape
     freedom = k - p
     tau2 = ESTIMATORS[method](problem)
-    weights, inverse, estimate = problem.fit(tau2)
+    weights, root, estimate = problem.fit(tau2)
     residuals = problem.y - problem.x @ estimate
     scale = 1.0
     if test != "z":
         scale = float(weights @ residuals**2) / freedom
     if test == "adhoc":
         scale = max(scale, 1.0)
-    covariance = scale * inverse
+    covariance = scale * root @ root.T
     error = np.sqrt(np.diag(covariance))
     critical = _critical(test, confidence, freedom)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -212,18 +219,23 @@ def _named(kind: str, word: str, allowed: Iterable[str]) -> str:
     return f"{message}; did you mean {near!r}?" if near else message
 
 
-def _checked(
-    y: npt.ArrayLike, v: npt.ArrayLike, moderators: npt.ArrayLike | None
+def checked(
+    y: npt.ArrayLike, v: npt.ArrayLike, moderators: npt.ArrayLike | None = None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return estimates, variances and the design matrix."""
-    estimates, variances = np.asarray(y, dtype=np.float64), np.asarray(v, dtype=np.float64)
+    try:
+        estimates, variances = np.asarray(y, dtype=np.float64), np.asarray(v, dtype=np.float64)
+        m = None if moderators is None else np.asarray(moderators, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            "estimates, variances and moderators must be numbers; a factor is columns of 0 and 1"
+        ) from error
     if estimates.ndim != 1 or estimates.shape != variances.shape:
         raise UsageError(
             f"y and v need one value per study each, not {estimates.shape} and {variances.shape}"
         )
     columns = [np.ones(len(estimates))]
-    if moderators is not None:
-        m = np.asarray(moderators, dtype=np.float64)
+    if m is not None:
         m = m[:, None] if m.ndim == 1 else m
         if m.ndim != 2 or len(m) != len(estimates):
             raise UsageError(f"moderators need one row per study ({len(estimates)}), not shape {m.shape}")
@@ -253,10 +265,12 @@ class _Problem:
         return len(self.y) - int(self.x.shape[1])
 
     def fit(self, tau2: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return weights, (X'WX)^-1 and the coefficients."""
+        """Return weights, a root A A' of (X'WX)^-1, and the coefficients."""
         w = 1 / (self.v + tau2)
-        inverse = np.asarray(np.linalg.inv(self.x.T @ (w[:, None] * self.x)), dtype=np.float64)
-        return w, inverse, inverse @ (self.x.T @ (w * self.y))
+        # X'WX itself would square the condition: years as a moderator cost half of the digits.
+        side, triangle = np.linalg.qr(np.sqrt(w)[:, None] * self.x)
+        root = np.asarray(np.linalg.inv(triangle), dtype=np.float64)
+        return w, root, root @ (side.T @ (np.sqrt(w) * self.y))
 
     def q(self, tau2: float) -> float:
         """Weighted squares of the residuals; falls as tau2 rises."""
@@ -265,8 +279,8 @@ class _Problem:
 
     def trace(self, tau2: float) -> float:
         """Trace of P = W - W X (X'WX)^-1 X'W."""
-        w, inverse, _ = self.fit(tau2)
-        return float(w.sum() - np.einsum("i,ij,jk,ik->", w**2, self.x, inverse, self.x))
+        w, root, _ = self.fit(tau2)
+        return float(w.sum() - w**2 @ ((self.x @ root) ** 2).sum(axis=1))
 
     @property
     def ceiling(self) -> float:
@@ -287,9 +301,9 @@ class _Problem:
         """Return the tau2 of the largest likelihood: the best of a grid, then the root of the score there."""
 
         def loss(t: float) -> float:
-            w, inverse, estimate = self.fit(t)
+            w, root, estimate = self.fit(t)
             squares = float(w @ (self.y - self.x @ estimate) ** 2)
-            penalty = -np.linalg.slogdet(inverse)[1] if restricted else 0.0
+            penalty = -2 * np.log(np.abs(np.diag(root))).sum() if restricted else 0.0
             return float(squares - np.log(w).sum() + penalty)
 
         def score(t: float) -> float:
@@ -312,7 +326,7 @@ def _der_simonian_laird(problem: _Problem) -> float:
 
 def _hedges(problem: _Problem) -> float:
     x = problem.x
-    leverage = np.einsum("ij,jk,ik->i", x, np.linalg.inv(x.T @ x), x)
+    leverage = (np.linalg.qr(x)[0] ** 2).sum(axis=1)
     residuals = problem.y - x @ np.linalg.lstsq(x, problem.y, rcond=None)[0]
     return max(0.0, float(residuals @ residuals - problem.v @ (1 - leverage)) / problem.freedom)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -134,7 +136,7 @@ def _stored_measures(cube: xr.DataTree) -> dict[str, xr.Dataset]:
     return found
 
 
-def candidates(cube: xr.DataTree) -> list[str]:
+def candidates(cube: xr.DataTree, read: Columns | None = None) -> list[str]:
     """Return those of `measures` that may predict robustness: not what is measured on shifted samples.
 
     Measures of the family "attacked" compare attacked copies with the clean samples, and stay.
@@ -142,7 +144,7 @@ def candidates(cube: xr.DataTree) -> list[str]:
     kinds = measure_families(cube)
     return [
         str(name)
-        for name in measures(cube)["measure"].values
+        for name in (measures(cube) if read is None else read.measures)["measure"].values
         if not str(name).endswith(")")
         or str(name).endswith(("(clean)", "(train)", "(model)"))
         or kinds.get(str(name), ("", 0))[0] == "attacked"
@@ -192,27 +194,52 @@ def families(cube: xr.DataTree) -> list[str]:
     return [known.get(name, "").strip() or name for name in names]
 
 
-def correlations(cube: xr.DataTree) -> xr.Dataset:
+@dataclass(frozen=True)
+class Columns:
+    """What is to be correlated, read once: `measures`, `robustness`, `clean` accuracy, `family` of models."""
+
+    measures: xr.DataArray
+    robustness: xr.DataArray
+    clean: FloatArray
+    family: list[str]
+
+
+def read_columns(cube: xr.DataTree) -> Columns:
+    """Return all measures and notions of a cube, which several analyses share."""
+    x = measures(cube)
+    family = dict(zip(models(cube), families(cube), strict=True))
+    group = [family.get(str(name), str(name)) for name in x["model"].values]
+    return Columns(x, robustness(cube), clean_accuracy(cube).values, group)
+
+
+def correlations(cube: xr.DataTree, read: Columns | None = None) -> xr.Dataset:
     """Return the correlations of all measures of a cube with all its robustness notions, labelled.
+
+    Parameters
+    ----------
+    read : Columns, optional
+        Of this cube, if they are read already.
 
     Returns
     -------
     xarray.Dataset (measure, notion)
         As `correlation.correlations` with clean accuracy as the control, and `p`, simultaneous over all pairs
-        of columns that nearly all models have (NaN for others), on the `models_of_p` models with all.
+        of columns that nearly all models have (NaN for others), on the `models_of_p` models with all;
+        families of one size are exchanged as wholes.
     """
-    x, y = measures(cube), robustness(cube)
-    family = dict(zip(models(cube), families(cube), strict=True))
-    group = [family.get(str(name), str(name)) for name in x["model"].values]
-    clean = clean_accuracy(cube).values
-    found = correlation.correlations(x.values, y.values, group, clean, confidence(cube))
+    read = read_columns(cube) if read is None else read
+    x, y, group = read.measures, read.robustness, read.family
+    found = correlation.correlations(x.values, y.values, group, read.clean, confidence(cube))
     p = np.full((x.sizes["measure"], y.sizes["notion"]), np.nan)
     # Permutations need complete models: those that have every column which nearly all models have.
     kept_x, kept_y = (np.flatnonzero((~np.isnan(side.values)).mean(axis=0) >= NEARLY_ALL) for side in (x, y))
     kept = ~np.isnan(np.hstack([x.values[:, kept_x], y.values[:, kept_y]])).any(axis=1)
     if len(kept_x) and len(kept_y) and kept.sum() >= 2:
         p[np.ix_(kept_x, kept_y)] = correlation.largest_by_chance(
-            x.values[kept][:, kept_x], y.values[kept][:, kept_y], seed=seed(cube)
+            x.values[kept][:, kept_x],
+            y.values[kept][:, kept_y],
+            family=np.array(group)[kept],
+            seed=seed(cube),
         )
     found = found.assign(p=(("measure", "notion"), p))
     found = found.assign_coords(measure=x["measure"].values, notion=y["notion"].values)

@@ -21,8 +21,13 @@ NOT_HYPERPARAMETERS = frozenset(
 CERTAIN = 1e-12
 
 
-def weakest(cube: xr.DataTree) -> xr.Dataset:
+def weakest(cube: xr.DataTree, read: notions.Columns | None = None) -> xr.Dataset:
     """Return for each measure its weakest partial rank correlation over all robustness notions.
+
+    Parameters
+    ----------
+    read : Columns, optional
+        Of this cube, if they are read already.
 
     Returns
     -------
@@ -31,9 +36,10 @@ def weakest(cube: xr.DataTree) -> xr.Dataset:
         Notions that no model or every model shares the value of are left out; the attribute `left_out` names
         them. `sentences` answers whether one measure holds for all notions.
     """
-    x, y = notions.measures(cube), notions.robustness(cube)
+    read = notions.read_columns(cube) if read is None else read
+    x, y, group = read.measures, read.robustness, read.family
     # What is taken as given explains nothing; what is measured on shifts is robustness itself.
-    x = x.sel(measure=[name for name in notions.candidates(cube) if name != "clean accuracy"])
+    x = x.sel(measure=[name for name in notions.candidates(cube, read) if name != "clean accuracy"])
     varied = [
         str(name) for name, column in zip(y["notion"].values, y.values.T, strict=True) if _varies(column)
     ]
@@ -41,8 +47,7 @@ def weakest(cube: xr.DataTree) -> xr.Dataset:
     y = y.sel(notion=varied)
     if not x.sizes["measure"] or not varied:
         raise UsageError("not estimable: there is no measure, or no notion in which models differ")
-    clean = notions.clean_accuracy(cube).values
-    found = correlation.weakest(x.values, y.values, group_of(cube, x), clean, confidence(cube))
+    found = correlation.weakest(x.values, y.values, group, read.clean, confidence(cube))
     names = np.array([*varied, ""], dtype=object)[found["notion"].values.astype(int)]
     found = found.assign(notion=("measure", names)).assign_coords(measure=x["measure"].values)
     return found.assign_attrs(
@@ -50,7 +55,7 @@ def weakest(cube: xr.DataTree) -> xr.Dataset:
         notions=varied,
         left_out=left_out,
         models=x.sizes["model"],
-        families=len(set(group_of(cube, x))),
+        families=len(set(group)),
         sentences=_weakest_sentences(found, varied),
     )
 
@@ -90,12 +95,6 @@ def _weakest_sentences(found: xr.Dataset, varied: Sequence[str]) -> list[str]:
     ]
 
 
-def group_of(cube: xr.DataTree, x: xr.DataArray) -> list[str]:
-    """Return the family of each model of a table of measures."""
-    family = dict(zip(models(cube), notions.families(cube), strict=True))
-    return [family.get(str(name), str(name)) for name in x["model"].values]
-
-
 def hyperparameters(cube: xr.DataTree) -> dict[str, npt.NDArray[np.str_]]:
     """Return the hyper-parameters that differ between models, by name over all models, as text.
 
@@ -124,7 +123,7 @@ def generalization(cube: xr.DataTree, notion: str, measures: Sequence[str] | Non
     Parameters
     ----------
     notion : str
-        Of `notions.robustness`; the sign error needs an accuracy.
+        Of `notions.robustness`; the sign error needs an accuracy, whose number of samples weighs it.
     measures : sequence of str, optional
         Default: all of `notions.measures`.
 
@@ -152,8 +151,7 @@ def generalization(cube: xr.DataTree, notion: str, measures: Sequence[str] | Non
         raise UsageError(f"no notion {notion!r}; there are {', '.join(map(str, y['notion'].values))}")
     target = y.sel(notion=notion).values
     names = [str(name) for name in x["measure"].values] if measures is None else list(measures)
-    samples = int(cube.children["clean"]["total"].sum())
-    accuracy = notion.endswith("accuracy")
+    samples = _samples(cube, notion)
     columns: dict[str, list[float]] = {}
     psi_of = np.full((len(names), len(settings)), np.nan)
     slices = np.zeros((len(names), len(settings)))
@@ -171,7 +169,7 @@ def generalization(cube: xr.DataTree, notion: str, measures: Sequence[str] | Non
             slices[row] = [tau.slices[key] for key in settings]
             result |= {"psi": tau.mean, "conditional_information": information.value}
             chosen = " and ".join(information.given)
-            if accuracy:
+            if samples > 0 and notion.endswith(" accuracy"):
                 one = np.ones((1, int(known.sum())))
                 r = resampling.spearman(values[known, None], target[known, None], one)[0, 0, 0]
                 turned = -1.0 if r < 0 else 1.0
@@ -221,12 +219,10 @@ def reliability(cube: xr.DataTree) -> dict[str, float]:
         once, since they are the same images; published accuracies without numbers of samples are left out.
     """
     y = notions.robustness(cube)
-    counts = {f"{norm} ": _most(cube, norm) for norm in norms(cube)}
-    counts |= {f"{shift} ": _most(cube, "shifts", shift) for shift in shift_notions.names(cube)}
     found = {}
     for name in map(str, y["notion"].values):
-        samples = next((count for start, count in counts.items() if name.startswith(start)), 0)
-        if name.endswith(" accuracy") and samples > 0:
+        samples = _samples(cube, name)
+        if samples > 0 and name.endswith(" accuracy"):
             values = y.sel(notion=name).values
             values = values[~np.isnan(values)]
             found[name] = correlation.reliability(values, np.sqrt(values * (1 - values) / samples))
@@ -237,7 +233,10 @@ def reliability(cube: xr.DataTree) -> dict[str, float]:
     return found
 
 
-def _most(cube: xr.DataTree, group: str, shift: str = "") -> int:
-    """Return the samples of a norm, or of the largest severity of a shift; not positive where not known."""
-    total = cube.children[group]["total"]
-    return int((total.sel(shift=shift) if shift else total).sum("class").max())
+def _samples(cube: xr.DataTree, notion: str) -> int:
+    """Return the test samples behind a notion; not positive where unknown."""
+    for shift in sorted(shift_notions.names(cube), key=len, reverse=True):
+        if notion.startswith(f"{shift} "):
+            return int(cube.children["shifts"]["total"].sel(shift=shift).sum("class").max())
+    norm = notion.split(" ")[0]
+    return int(cube.children[norm]["total"].sum()) if norm in norms(cube) else 0

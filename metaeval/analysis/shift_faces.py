@@ -120,10 +120,11 @@ def clean_differences(cube: xr.DataTree, confidence: float | None = None) -> xr.
     paired = np.zeros(len(names), dtype=bool)
     for j, name in enumerate(names):
         found = _outcomes(cube, face.sel(shift=name), models)
-        paired[j] = bool((found.clean >= 0).all()) and len(found.clean) > 0
+        partner = partners(found.clean, clean.correct.shape[1])
+        paired[j] = partner is not None
         for i in range(len(models)):
             after = found.correct[i]
-            rows = found.clean if paired[j] else np.arange(clean.correct.shape[1])
+            rows = np.arange(clean.correct.shape[1]) if partner is None else partner
             before, loss = clean.correct[i, rows], clean.log_loss[i, rows]
             if np.isnan(after).any() or np.isnan(before).any() or not len(after) or not len(before):
                 continue
@@ -184,6 +185,12 @@ def clean_answers(cube: xr.DataTree, models: list[str]) -> CleanAnswers:
     # Of a model not evaluated in full, or with other weights, the stored answers are not this study's.
     known = (totals["correct"].sel(model=models) >= 0).all("class").values[:, None]
     return CleanAnswers(*(np.where(known, values, np.nan) for values in (correct, loss, certainty)))
+
+
+def partners(clean: npt.ArrayLike, count: int) -> npt.NDArray[np.int64] | None:
+    """Return the positions of a shift's samples among `count` clean ones; None if one has no such partner."""
+    rows = np.asarray(clean, dtype=np.int64)
+    return rows if len(rows) and bool(((rows >= 0) & (rows < count)).all()) else None
 
 
 def log_probabilities(logits: npt.NDArray[np.float32]) -> FloatArray:

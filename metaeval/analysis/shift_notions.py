@@ -54,41 +54,67 @@ def columns(cube: xr.DataTree, clean: xr.DataArray) -> dict[str, xr.DataArray]:
     "<shift> accuracy", "... gap" (minus the clean accuracy, as a rule negative), "... relative" (its share of
     the clean accuracy), "... certainty" (mean largest probability as a share of that on clean samples),
     "... log-loss" and "... log-loss ratio" (uncertainty robustness: clean minus shifted log-loss, clean by
-    shifted), and "... effective" (effective robustness on the logit scale over all models). Gap, relative and
-    effective are coupled with clean accuracy by construction.
+    shifted), and "... effective" (effective robustness on the logit scale over all models). Clean is on the
+    same samples where the shift's are known to be changed clean ones, else on the whole clean set. Gap,
+    relative and effective are coupled with clean accuracy by construction.
     """
     if not names(cube):
         return {}
     models = [str(name) for name in clean["model"].values]
     table = totals(cube)
     found: dict[str, xr.DataArray] = {}
-    loss, certainty = clean_uncertainty(cube, models)
+    answers = clean_answers(cube, models)
     for shift in names(cube):
         at = table.sel(shift=shift)
         accuracy, shifted = (by_model(at[key], models) for key in ("accuracy", "log_loss"))
         known = ~np.isnan(accuracy)
+        rows = _partners(cube, shift, answers.correct.shape[1])
+        own = slice(None) if rows is None else rows
+        before = clean.values if rows is None else answers.correct[:, rows].mean(axis=1)
+        loss, certainty = answers.log_loss[:, own].mean(axis=1), answers.certainty[:, own].mean(axis=1)
         found[f"{shift} accuracy"] = clean.copy(data=accuracy)
-        found[f"{shift} gap"] = clean.copy(data=accuracy - clean.values)
-        found[f"{shift} relative"] = clean.copy(data=_ratio(accuracy, clean.values))
+        found[f"{shift} gap"] = clean.copy(data=accuracy - before)
+        found[f"{shift} relative"] = clean.copy(data=_ratio(accuracy, before))
         found[f"{shift} certainty"] = clean.copy(
             data=np.where(known, _ratio(shifted_certainty(cube, shift, models), certainty), np.nan)
         )
         found[f"{shift} log-loss"] = clean.copy(data=loss - shifted)
         found[f"{shift} log-loss ratio"] = clean.copy(data=_ratio(loss, shifted))
-        found[f"{shift} effective"] = clean.copy(data=effective(clean.values, accuracy))
+        found[f"{shift} effective"] = clean.copy(data=effective(before, accuracy))
     return {name: column for name, column in found.items() if not column.isnull().all()}
 
 
-def clean_uncertainty(cube: xr.DataTree, models: list[str]) -> tuple[FloatArray, FloatArray]:
-    """Return mean log-loss (nats) and mean largest probability on the clean samples, over models."""
-    loss, certainty = np.full(len(models), np.nan), np.full(len(models), np.nan)
+def clean_answers(cube: xr.DataTree, models: list[str]) -> shift_faces.CleanAnswers:
+    """Return what models answered on the clean samples, NaN for those that are not there."""
     samples = cube.children.get("samples")
-    if samples is not None and "clean" in samples.children:
-        there = set(coordinate(samples, "clean", "model")) & set(coordinate(cube, "clean", "model"))
-        known = [position for position, name in enumerate(models) if name in there]
-        found = shift_faces.clean_answers(cube, [models[position] for position in known])
-        loss[known], certainty[known] = found.log_loss.mean(axis=1), found.certainty.mean(axis=1)
-    return loss, certainty
+    if samples is None or "clean" not in samples.children:
+        return shift_faces.CleanAnswers(*(np.full((len(models), 1), np.nan) for _ in range(3)))
+    there = set(coordinate(samples, "clean", "model")) & set(coordinate(cube, "clean", "model"))
+    known = [position for position, name in enumerate(models) if name in there]
+    found = shift_faces.clean_answers(cube, [models[position] for position in known])
+    columns = []
+    for values in (found.correct, found.log_loss, found.certainty):
+        columns.append(np.full((len(models), values.shape[1]), np.nan))
+        columns[-1][known] = values
+    return shift_faces.CleanAnswers(*columns)
+
+
+def _partners(cube: xr.DataTree, shift: str, clean: int) -> npt.NDArray[np.int64] | None:
+    """Return the clean sample of each sample of a shift; None where one of them is no clean sample."""
+    parent = _samples(cube, "shifts", shift)
+    if parent is None or "clean" not in parent:
+        return None
+    return shift_faces.partners(
+        parent["clean"].values[: max(_covered(cube, shift).values(), default=0)], clean
+    )
+
+
+def _covered(cube: xr.DataTree, shift: str) -> dict[int, int]:
+    """Return the samples of each severity that the aggregates cover; the cube may hold more."""
+    total = norm_dataset(cube, "shifts")["total"].sel(shift=shift)
+    counts = total.where(lambda count: count > 0, 0).sum("class")
+    pairs = zip(counts["severity"].values.tolist(), counts.values.tolist(), strict=True)
+    return {int(severity): int(count) for severity, count in pairs if count > 0}
 
 
 def shifted_certainty(cube: xr.DataTree, shift: str, models: list[str]) -> FloatArray:
@@ -97,12 +123,7 @@ def shifted_certainty(cube: xr.DataTree, shift: str, models: list[str]) -> Float
     parent = _samples(cube, "shifts", shift)
     if parent is None or "logits" not in parent:
         return result
-    # The cube may hold more severities and samples than its aggregates cover.
-    total = (
-        norm_dataset(cube, "shifts")["total"].sel(shift=shift).where(lambda count: count > 0, 0).sum("class")
-    )
-    counts = zip(total["severity"].values.tolist(), total.values.tolist(), strict=True)
-    covered = {int(severity): int(count) for severity, count in counts if count > 0}
+    covered = _covered(cube, shift)
     severities = [int(severity) for severity in parent["severity"].values]
     parent = parent.isel(
         severity=[severities.index(severity) for severity in covered],

@@ -71,7 +71,10 @@ def effective_robustness(
     forward, back = SCALES[scale]
     x, y = forward(p), forward(q)
     known = np.isfinite(x) & np.isfinite(y)
-    fitted = known & (np.ones(len(p), dtype=bool) if baseline is None else np.asarray(baseline, dtype=bool))
+    ordinary = np.ones(len(p), dtype=bool) if baseline is None else np.asarray(baseline, dtype=bool)
+    if ordinary.shape != p.shape:
+        raise UsageError(f"baseline needs one truth value for each of {len(p)} models, not {ordinary.shape}")
+    fitted = known & ordinary
     if fitted.sum() < 4 or np.ptp(x[fitted]) == 0:
         raise UsageError(
             f"not estimable: {int(fitted.sum())} baseline models with finite accuracies; four are needed"

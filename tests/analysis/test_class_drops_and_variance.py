@@ -204,3 +204,15 @@ def test_refusals() -> None:
         class_drops.from_accuracy(np.ones((1, 2, 1)), [1, 1])
     with pytest.raises(UsageError, match="0 or 1"):
         class_drops.from_outcomes(np.full((1, 2, 4), np.nan), [0, 0, 1, 1])
+
+
+def test_classes_in_which_all_samples_do_the_same_have_no_interval() -> None:
+    label = np.arange(30) % 3
+    for outcomes in (np.zeros((2, 3, 30)), np.broadcast_to(label == 1, (2, 3, 30))):
+        found = class_variance.decompose(outcomes, label, resamples=50)
+        assert np.isnan(found.lower).all()
+        assert np.isnan(found.upper).all()
+        assert found.component[0] == pytest.approx(outcomes[0, 0].mean() * (1 - outcomes[0, 0].mean()))
+        assert "interval over test samples not estimable" in found.sentence()
+    with pytest.raises(UsageError, match="a label from 0 each"):
+        class_variance.decompose(np.zeros((2, 3, 30)), label - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import zipfile
@@ -200,6 +201,32 @@ def test_largest_by_chance() -> None:
     assert correlation.largest_by_chance(level, level, permutations=200)[0, 0] < 0.01
 
 
+def test_permutations_leave_families_together() -> None:
+    random = np.random.default_rng(8)
+    family = np.repeat(list("abc"), 2)
+    x, y = random.normal(size=(6, 1)), random.normal(size=(6, 1))
+    pairs = [(2 * f, 2 * f + 1) for f in range(3)]
+    orders = [
+        [place for pair in families for place in pair]
+        for chosen in itertools.permutations(pairs)
+        for families in itertools.product(*([pair, pair[::-1]] for pair in chosen))
+    ]
+    assert len(orders) == 48
+    r = np.array([abs(stats.spearmanr(x[:, 0], y[order, 0])[0]) for order in orders])
+    p = correlation.largest_by_chance(x, y, family=family, permutations=4000)[0, 0]
+    assert p == pytest.approx((r >= r[0] - 1e-12).mean(), abs=0.03)
+    # Families that are alike inside make single models no evidence.
+    claims = {"families": 0, "models": 0}
+    family = np.repeat(np.arange(12), 4)
+    for seed in range(80):
+        x, y = (random.normal(size=(12, 2))[family] + random.normal(size=(48, 2)) / 2 for _ in range(2))
+        for kind, own in (("families", family), ("models", None)):
+            p = correlation.largest_by_chance(x, y, family=own, permutations=100, seed=seed)
+            claims[kind] += bool((p <= 0.05).any())
+    assert claims["families"] / 80 <= 0.14
+    assert claims["models"] / 80 > 0.3
+
+
 def test_reliability_and_adjustment() -> None:
     random = np.random.default_rng(7)
     truth, noise = random.normal(size=20_000), random.normal(size=20_000)
@@ -217,5 +244,7 @@ def test_refusals() -> None:
         correlation.correlations([[1.0], [np.inf]], [[1.0], [2.0]])
     with pytest.raises(UsageError, match="one value for each"):
         correlation.correlations([[1.0], [2.0]], [[1.0], [2.0]], family=["a"])
+    with pytest.raises(UsageError, match="one value for each of 2 models"):
+        correlation.largest_by_chance([[1.0], [2.0]], [[1.0], [2.0]], family=["a"])
     with pytest.raises(UsageError, match="weights"):
         resampling.pearson([[1.0], [2.0]], [[1.0], [2.0]], [[0.0, 0.0]])

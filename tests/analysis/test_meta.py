@@ -56,6 +56,19 @@ def test_vaccine_trials() -> None:
     assert (laird.tau2, laird.estimate[0]) == pytest.approx((0.3088, -0.7141), abs=5e-5)
 
 
+@pytest.mark.parametrize(
+    ("level", "test", "expected"),
+    [  # rma(..., level = ), predict and confint; metafor knows the ends of Q-profile to 1e-4 only
+        (90, "z", (-1.010246621, -0.4188180633, -1.68145539, 0.2523907061, 0.1410, 0.9098)),
+        (99, "knha", (-1.266767882, -0.1622968024, -2.511081849, 1.082017164, 0.0874, 1.6710)),
+    ],
+)
+def test_other_levels(level: int, test: meta.Test, expected: tuple[float, ...]) -> None:
+    found = meta.random_effects(Y, V, test=test, confidence=level / 100)
+    assert (found.lower[0], found.upper[0], *found.prediction) == pytest.approx(expected[:4], abs=1e-8)
+    assert (found.tau2_lower, found.tau2_upper) == pytest.approx(expected[4:], abs=1e-4)
+
+
 def test_meta_regression_on_latitude() -> None:
     found = meta.random_effects(Y, V, LATITUDE, test="z")
     assert found.tau2 == pytest.approx(0.07634796, abs=1e-7)
@@ -85,6 +98,17 @@ def test_meta_regression_on_latitude() -> None:
 )
 def test_viechtbauer_example(method: meta.Method, expected: float) -> None:
     assert meta.random_effects(EXAMPLE_Y, EXAMPLE_V, method=method).tau2 == pytest.approx(expected, abs=5e-5)
+
+
+def test_the_sentence_says_what_the_interval_covers() -> None:
+    assert "-0.321 over the choice of studies; k = 13, REML, knha" in meta.random_effects(Y, V).sentence()
+    fixed = meta.random_effects(Y, V, method="FE", test="z").sentence()
+    assert "-0.351 over the samples of these studies" in fixed
+    assert "prediction interval not estimable" in fixed
+    same = meta.random_effects([0.5] * 12, V[:12]).sentence()
+    assert "Average effect 0.5 (no interval: all estimates are the same" in same
+    assert "prediction interval not estimable" in same
+    assert "no interval" not in meta.random_effects([0.5] * 12, V[:12], test="adhoc").sentence()
 
 
 @pytest.mark.parametrize("method", list(meta.ESTIMATORS))
@@ -193,6 +217,11 @@ def test_refusals(y: list[float], v: list[float], moderators: list[float] | None
         meta.random_effects(y, v, moderators)
 
 
+def test_words_as_a_moderator() -> None:
+    with pytest.raises(UsageError, match="a factor is columns of 0 and 1"):
+        meta.random_effects(Y, V, ["random"] * 6 + ["other"] * 7)
+
+
 def test_unknown_words_name_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'REML'"):
         meta.random_effects(Y, V, method="RELM")  # type: ignore[arg-type]
@@ -206,6 +235,28 @@ def test_small_study_tests_of_the_vaccine_trials() -> None:
     assert literature.rank_test(Y, V) == pytest.approx((0.0256, 0.9524), abs=5e-5)
     with pytest.raises(UsageError, match="different precision"):
         literature.egger([1.0, 2.0, 3.0], [0.1] * 3)
+    # Where all estimates are the same, what is left of them is rounding.
+    with pytest.raises(UsageError, match="lie on a line"):
+        literature.egger([0.5] * 12, np.linspace(0.01, 0.12, 12))
+    for variances, message in (([0.1, -0.2, 0.3], "positive"), ([0.1, 0.2], "one value per study")):
+        for test in (literature.egger, literature.rank_test):
+            with pytest.raises(UsageError, match=message):
+                test([0.1, 0.2, 0.3], variances)
+    with pytest.raises(UsageError, match="do not fit together"):
+        literature.correlations([0.3, 0.2], [10, 20, 30])
+    for estimates, variances in (([0.5] * 4, [0.1, 0.2, 0.3, 0.4]), ([0.1, 0.2, 0.3, 0.4], [0.1] * 4)):
+        with pytest.raises(UsageError, match="different estimates and variances"):
+            literature.rank_test(estimates, variances)
+
+
+def test_years_as_a_moderator_cost_no_digits() -> None:
+    random = np.random.default_rng(3)
+    years = 2020 + np.arange(16) / 8
+    v = 10 ** random.uniform(-4, 0, 16)
+    y = random.normal(size=16) * np.sqrt(v)
+    raw, centred = (meta.random_effects(y, v, m, method="DL") for m in (years, years - 2020))
+    assert raw.estimate[1] == pytest.approx(centred.estimate[1], rel=1e-11)
+    assert raw.standard_error[1] == pytest.approx(centred.standard_error[1], rel=1e-11)
 
 
 def test_correlations_of_studies() -> None:

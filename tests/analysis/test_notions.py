@@ -72,10 +72,14 @@ def test_correlations_of_a_cube() -> None:
     assert float(at["spearman"]) == pytest.approx(stats.spearmanr(PARAMETERS[rows], robust[rows])[0])
     assert float(at["lower"]) < float(at["spearman"]) < float(at["upper"])
     assert found.attrs["models_of_p"] == 11  # the model that is not complete is not permuted
-    assert float(found["p"].sel(measure="parameters", notion="linf 2/255 accuracy")) < 0.01
+    assert (
+        float(found["p"].sel(measure="parameters", notion="linf 2/255 accuracy")) < 0.03
+    )  # families change places as wholes
     assert np.isnan(found.sel(measure="learning_rate")["spearman"]).all()  # the same for all models
     complete = notions.correlations(cube_of_many())
-    assert float(complete["p"].sel(measure="parameters", notion="linf 2/255 accuracy")) < 0.01
+    assert (
+        float(complete["p"].sel(measure="parameters", notion="linf 2/255 accuracy")) < 0.03
+    )  # families change places as wholes
     one = notions.correlations(handmade_cube(models=["m"]))
     assert np.isnan(one["spearman"]).all()
 

@@ -117,6 +117,14 @@ def test_generalization_of_a_cube() -> None:
         ]
         taus.append(np.mean(signs))
     assert float(flatness["psi_of"].sel(hyperparameter="learning_rate")) == pytest.approx(np.mean(taus))
+    assert found.attrs["samples"] == 300
+    fewer = cube["linf"].to_dataset()
+    for name in ("total", "correct", "evaluated"):
+        fewer[name] = fewer[name] // 10
+    part = cube.copy()
+    part["linf"] = xr.DataTree(fewer)
+    # The samples that were attacked weigh, not the clean ones.
+    assert predictors.generalization(part, "linf 2/255 accuracy", ["noise"]).attrs["samples"] == 30
     gap = predictors.generalization(cube, "linf 2/255 gap", ["noise"])
     assert np.isnan(gap["robust_sign_error"]).all()
     with pytest.raises(UsageError, match="no notion 'x'"):
@@ -155,6 +163,23 @@ def test_planted_claims_are_supported_and_others_are_not() -> None:
     noise = cube_with({"noise": ("norm", -1, RANDOM)})
     assert verdicts(noise)["accuracy-gap"] == "undecided"
     assert verdicts(cube_with({}))["accuracy-gap"] == "not estimable"
+
+
+def test_the_gap_is_not_predicted_by_being_clean_minus_robust() -> None:
+    """Clean accuracy apart from robust accuracy makes a gap that any measure of performance goes with."""
+    accuracy = np.random.default_rng(5).permutation(np.linspace(0.5, 0.99, len(NAMES)))
+    cube = cube_with({"f1": ("performance", 1, accuracy + 0.03 * RANDOM)})
+    counts = cube["clean"].to_dataset()
+    counts["correct"] = (
+        ("model", "class"),
+        np.rint(accuracy[:, None] * counts["total"].values).astype(int),
+    )
+    cube["clean"] = xr.DataTree(counts)
+    finding = claims.check(cube)[0]
+    assert finding.pairs["upper"].item() < -0.3
+    assert finding.verdict == "undecided"
+    assert "given clean accuracy;" in finding.sentence
+    assert "given clean accuracy but for measures of performance" in claims.check(cube)[1].sentence
 
 
 def test_the_numbers_behind_a_claim() -> None:

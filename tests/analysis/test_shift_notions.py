@@ -49,6 +49,7 @@ def shifted_cube() -> tuple[xr.DataTree, np.ndarray, np.ndarray, np.ndarray]:
     )
     group = cube["samples/clean"].to_dataset()
     group["logits"] = (("model", "sample", "logit"), clean)
+    group["prediction"] = (("model", "sample"), clean.argmax(-1))
     cube["samples/clean"] = xr.DataTree(group)
     per_class = np.array([[(clean[m][label == c].argmax(1) == c).sum() for c in range(3)] for m in range(6)])
     counts = cube["clean"].to_dataset()
@@ -80,6 +81,44 @@ def test_columns_are_the_samples_numbers() -> None:
     line = sm.OLS(y[others], sm.add_constant(x[others])).fit().predict([[1, x[2]]])[0]
     effective = found.sel(notion="fog effective", model="m2")
     assert float(effective) == pytest.approx(accuracy[2] - 1 / (1 + np.exp(-line)))
+
+
+def test_a_shift_of_some_samples_is_compared_with_these() -> None:
+    cube, clean, fog, label = shifted_cube()
+    rows = np.arange(60, 20, -1)
+    group = cube["shifts"].to_dataset()
+    counts = np.bincount(label[rows])
+    answers = fog[:, :, rows].argmax(-1)
+    correct = [[((a == label[rows]) & (label[rows] == c)).sum() for c in range(3)] for a in answers[:, 0]]
+    group["correct"][:, :, 0, 0] = np.array(correct)
+    group["total"][:, 0, 0] = counts
+    group["total"][:, 0, 1] = -1
+    group["correct"][:, :, 0, 1] = -1
+    for m, c in np.ndindex(6, 3):
+        own = rows[label[rows] == c]
+        z = softmax(fog[m, 0, own], axis=1)
+        group["log_loss"][m, c, 0, 0] = log_loss(label[own], z, labels=[0, 1, 2])
+    cube["shifts"] = xr.DataTree(group)
+    stored = {"logits": (("model", "severity", "sample", "logit"), fog[:, :1, rows])}
+    coordinates = {"model": text(MODELS), "severity": [1], "label": ("sample", label[rows])}
+    cube["samples/shifts/fog"] = xr.DataTree(xr.Dataset(stored, coordinates | {"clean": ("sample", rows)}))
+    found = notions.robustness(cube)
+    before = (clean[:, rows].argmax(-1) == label[rows]).mean(axis=1)
+    after = (answers[:, 0] == label[rows]).mean(axis=1)
+    np.testing.assert_allclose(found.sel(notion="fog gap"), after - before)
+    np.testing.assert_allclose(found.sel(notion="fog relative"), after / before)
+    certainty = [softmax(z, -1).max(-1).mean(-1) for z in (fog[:, 0, rows], clean[:, rows])]
+    np.testing.assert_allclose(found.sel(notion="fog certainty"), certainty[0] / certainty[1], rtol=1e-5)
+    losses = [
+        [log_loss(label[rows], softmax(z[m, rows].astype(float), axis=1)) for m in range(6)]
+        for z in (clean, fog[:, 0])
+    ]
+    np.testing.assert_allclose(found.sel(notion="fog log-loss"), np.subtract(*losses), rtol=1e-5)
+    # Samples beyond the clean ones that the aggregates cover have no partner.
+    wide = coordinates | {"clean": ("sample", rows + 60)}
+    cube["samples/shifts/fog"] = xr.DataTree(xr.Dataset(stored, wide))
+    whole = (clean.argmax(-1) == label).mean(axis=1)
+    np.testing.assert_allclose(notions.robustness(cube).sel(notion="fog gap"), after - whole)
 
 
 def test_what_is_missing_stays_missing() -> None:
@@ -118,7 +157,8 @@ def test_answers_that_are_not_the_study_s_are_not_shown() -> None:
     counts = cube["clean"].to_dataset()
     counts["correct"][1, 2] = -1
     cube["clean"] = xr.DataTree(counts)
-    loss, certainty = shift_notions.clean_uncertainty(cube, ["m1", "m0", "absent"])
+    answers = shift_notions.clean_answers(cube, ["m1", "m0", "absent"])
+    loss, certainty = answers.log_loss.mean(axis=1), answers.certainty.mean(axis=1)
     assert np.isnan(loss[[0, 2]]).all()
     assert np.isnan(certainty[[0, 2]]).all()
     probabilities = softmax(clean[0].astype(float), axis=1)

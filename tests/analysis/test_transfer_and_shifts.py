@@ -87,6 +87,8 @@ def test_models_without_a_finite_accuracy_are_not_estimable() -> None:
     assert np.isnan(found["effective"].values).tolist() == [False] * 5 + [True] * 2
     assert found.attrs["baseline_models"] == 5
     assert not np.isnan(shifts.effective_robustness(p, q, scale="linear")["effective"].values[5])
+    with pytest.raises(UsageError, match="one truth value for each of 4 models"):
+        shifts.effective_robustness([0.5, 0.6, 0.7, 0.8], [0.4, 0.5, 0.6, 0.7], [True])
     with pytest.raises(UsageError, match="not estimable: 3 baseline"):
         shifts.effective_robustness(p[:3], q[:3])
     with pytest.raises(UsageError, match="did you mean 'probit'"):

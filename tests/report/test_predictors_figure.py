@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from handmade_cube import handmade_cube
 from test_predictors_and_claims import RANDOM, STRENGTH, cube_with
 
 from metaeval.analysis import notions
 from metaeval.report import figures, page
+from metaeval.report.charts import predictors as charts
 
 
 def made(cube: object) -> list[figures.Figure]:
@@ -27,6 +29,24 @@ def test_a_planted_measure_is_said_first_with_the_claims() -> None:
         assert certain == bool(lower is not None and upper is not None and (lower > 0 or upper < 0))
     assert any(row[-1] for row in figure.data.rows if row[0] == "flatness")
     assert "Intervals need" not in figure.covers
+
+
+def test_measures_and_notions_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(name: str) -> None:
+        whole = getattr(notions, name)
+
+        def reading(cube: object) -> object:
+            read.append(name)
+            return whole(cube)
+
+        monkeypatch.setattr(notions, name, reading)
+
+    counted("measures")
+    counted("robustness")
+    assert charts.figures(cube_with({"flatness": ("sharpness", -1, -STRENGTH)}))
+    assert sorted(read) == ["measures", "robustness"]
 
 
 def test_too_few_families_are_said_and_too_few_models_show_nothing() -> None:

@@ -28,8 +28,9 @@ def figures(cube: xr.DataTree) -> list[Figure]:
     if len(models(cube)) < MODELS_NEEDED:
         return []
     try:
-        least = predictors.weakest(cube)
-        found = notions.correlations(cube)
+        read = notions.read_columns(cube)
+        least = predictors.weakest(cube, read)
+        found = notions.correlations(cube, read)
     except UsageError:
         return []
     found = found.sel(measure=least["measure"].values, notion=least.attrs["notions"])
@@ -38,10 +39,11 @@ def figures(cube: xr.DataTree) -> list[Figure]:
         return []
     found, least = found.isel(measure=estimable), least.isel(measure=estimable)
     order = np.argsort(-np.nan_to_num(least["weakest"].values, nan=-2.0), kind="stable")[:SHOWN_MEASURES]
-    return [_figure(cube, found.isel(measure=order), least.isel(measure=order), int(estimable.sum()))]
+    found, least = found.isel(measure=order), least.isel(measure=order)
+    return [_figure(cube, found, least, int(estimable.sum()), _finding(cube, least, read))]
 
 
-def _figure(cube: xr.DataTree, found: xr.Dataset, least: xr.Dataset, measures: int) -> Figure:
+def _figure(cube: xr.DataTree, found: xr.Dataset, least: xr.Dataset, measures: int, finding: str) -> Figure:
     shown = found.sizes["measure"]
     left_out = f" The {shown} of {measures} measures that come nearest to holding for all." * (
         shown < measures
@@ -77,14 +79,14 @@ def _figure(cube: xr.DataTree, found: xr.Dataset, least: xr.Dataset, measures: i
             f"attacks.{few} Gap and relative robustness are tied to clean accuracy by construction, so it is "
             f"taken as given{shared}."
         ),
-        finding=_finding(cube, least),
+        finding=finding,
     )
 
 
-def _finding(cube: xr.DataTree, least: xr.Dataset) -> str:
+def _finding(cube: xr.DataTree, least: xr.Dataset, read: notions.Columns) -> str:
     said = [escape(sentence) for sentence in least.attrs["sentences"][:3]]
     if notions.measure_families(cube):
-        said += [escape(finding.sentence) for finding in claims.check(cube)]
+        said += [escape(finding.sentence) for finding in claims.check(cube, read)]
     return " ".join(said)
 
 
