@@ -15,7 +15,7 @@ import typer
 from metaeval import import_commands
 from metaeval.errors import MetaevalError, MissingInputError, UsageError
 from metaeval.listing import print_table
-from metaeval.places import load, locate, refresh
+from metaeval.places import load, locate, opened, refresh
 
 app = typer.Typer(
     add_completion=False,
@@ -151,12 +151,13 @@ def report(
     """Turn a cube into one static page."""
     from metaeval.report.page import write_report
 
-    folders = [locate(place) for place in places] if places else [locate(None)]
+    named: list[Path | None] = [*places] if places else [None]
+    folders = [(place, locate(place)) for place in named]
     if output and len(folders) > 1:
         raise UsageError("--output takes one page, so name one study or cube")
-    for folder in folders:
+    for place, folder in folders:
         refresh(folder)
-        print(write_report(folder, output or folder / "report.html"))
+        print(write_report(opened(place, folder), output or folder / "report.html"))
 
 
 @app.command()
@@ -308,7 +309,6 @@ def refine(
 ) -> None:
     """Propose the epsilon that tells most about where robustness curves cross, and attack there."""
     from metaeval import refining
-    from metaeval.cube.opening import open_cube
 
     if tolerance is not None and not tolerance > 0:
         raise UsageError(f"--tolerance {tolerance:g} is not above 0")
@@ -329,7 +329,7 @@ def refine(
         )
         write_report(folder, folder / "report.html")
     else:
-        advice = refining.advise(open_cube(folder), tolerance)
+        advice = refining.advise(opened(place, folder), tolerance)
     if as_json:
         computed = [asdict(step) for step in steps]
         print(json.dumps({"computed": computed, **refining.as_dict(advice)}, indent=2))

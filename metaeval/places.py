@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaeval.errors import MissingInputError, StudyError, unknown
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from metaeval.study.schema import Study
 
 
@@ -53,6 +56,20 @@ def refresh(folder: Path) -> None:
     if store.attributes().get("journal") != store.journal.digest():
         with Lock(folder, "layout", wait=60):
             rebuild(store, selection)
+
+
+def opened(place: Path | None, folder: Path) -> xr.DataTree:
+    """Return the cube in the folder of a place; of a study file, with its analysis and report of now."""
+    from metaeval.cube.opening import open_cube
+
+    cube = open_cube(folder)
+    said = cube.attrs.get("study")
+    if place is None or place.suffix != ".toml" or said is None:
+        return cube
+    now = load(place).to_dict()
+    study = json.loads(said) | {key: now[key] for key in ("analysis", "report") if key in now}
+    cube.attrs["study"] = json.dumps(study)
+    return cube
 
 
 def locate(place: Path | None) -> Path:

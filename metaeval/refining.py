@@ -47,13 +47,21 @@ class Advice:
         The widest cell at the edge of a certified bracket, relative to the norm's largest epsilon.
     pairs : list of dict
         Every pair of complete models: `norm`, `first`, `second`, `reason`, and the proposal if there is one.
+    sampled : bool
+        Whether the cube holds per-sample outcomes of attacks at all; published results do not.
     """
 
     next: Step | None
     pairs: list[dict[str, Any]]
+    sampled: bool = True
 
     def sentence(self) -> str:
         """Return in words what to do next, or why nothing."""
+        if not self.sampled:
+            return (
+                "nothing can be refined: that rests on what became of every sample under attack, and the "
+                "cube holds no such outcomes"
+            )
         if self.next:
             s = self.next
             return (
@@ -97,7 +105,7 @@ def advise(cube: xr.DataTree, tolerance: float | None = None) -> Advice:
     for each in rows:
         del each["share"]
     if best is None:
-        return Advice(None, rows)
+        return Advice(None, rows, bool(sampled_norms(part)))
     step = Step(epsilon=f"{best['epsilon']:.{DIGITS}g}", **{key: best[key] for key in _STEP_KEYS})
     return Advice(step, rows)
 

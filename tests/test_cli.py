@@ -180,6 +180,19 @@ def test_run_report_status_verify(study: Path) -> None:
     assert (study.parent / "page.html").exists()
     by_study = metaeval(study.parent, "report", str(study))
     assert by_study.stdout.strip() == "reports/tried/report.html"
+    page = study.parent / "reports" / "tried" / "report.html"
+    assert "Intervals are Wilson's at 95\u00a0%" in page.read_text()
+    # What the file says of the analysis now is obeyed without a run; the cube stays as it was.
+    study.write_text(f'{STUDY}[analysis]\nmodels = ["*=8"]\nclasses = ["3"]\nconfidence = 0.5\n')
+    assert metaeval(study.parent, "report", str(study)).returncode == 0
+    text = page.read_text()
+    assert "Intervals are Wilson's at 50\u00a0%" in text
+    assert "only 1 of 2 models" in text
+    assert "only 1 of 10 classes" in text
+    assert metaeval(study.parent, "report", "reports/tried").returncode == 0
+    assert "Intervals are Wilson's at 95\u00a0%" in page.read_text()
+    study.write_text(f'{STUDY}[analysis]\nmodels = ["mpl*"]\n')
+    assert "no model of the cube is called 'mpl*'" in metaeval(study.parent, "report", str(study)).stderr
 
 
 def test_only_and_limit(study: Path) -> None:

@@ -14,7 +14,7 @@ from metaeval.analysis.bands import bounded_mean, check_confidence
 from metaeval.analysis.differences import survivors
 from metaeval.analysis.meta import random_effects
 from metaeval.analysis.paired import breaking_levels, holm, mcnemar
-from metaeval.analysis.reading import WORST_CASE, coordinate, given_confidence, given_seed
+from metaeval.analysis.reading import WORST_CASE, coordinate, given_confidence, given_seed, samples_of
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -260,7 +260,7 @@ def outcomes_from_cube(
     if not complete.any():
         raise UsageError(f"no model is complete under {norm} {attack}")
     epsilons = np.sort(cube.children[norm].coords["epsilon"].values.astype(np.float64))
-    stored = cube.children["samples"].children[norm].coords["label"].values
+    stored = samples_of(cube, norm)["label"].values
     names = [str(name) for name, known in zip(levels["model"].values, complete, strict=True) if known]
     labels = np.asarray(stored, dtype=np.int64)[: levels.sizes["sample"]]
     return survivors(levels.values[complete], epsilons), labels, names, epsilons

@@ -56,7 +56,13 @@ def robustness(cube: xr.DataTree) -> xr.DataArray:
             columns |= _distances(cube, norm, clean)
         columns |= shift_notions.columns(cube, clean)
     if not columns:
-        raise UsageError("the cube has no robustness to correlate: no attack and no shift")
+        several = len(shift_notions.names(cube))
+        raise UsageError(
+            f"not estimable: of {several} shifts, more than {published_notions.SHIFTS_ALONE}, none is a "
+            "notion of its own, and the source gives no average over them"
+            if several
+            else "the cube has no robustness to correlate: no attack and no shift"
+        )
     values = np.stack([column.values for column in columns.values()], axis=1)
     return xr.DataArray(values, {"model": names, "notion": list(columns)}, ("model", "notion"))
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 from scipy import stats
 
-from metaeval.analysis.reading import WORST_CASE, norm_dataset, status
+from metaeval.analysis.reading import WORST_CASE, norm_dataset, samples_of, status
 from metaeval.errors import UsageError, unknown
 from metaeval.outcomes import Cell
 
@@ -218,7 +218,7 @@ def only_this_attack(cube: xr.DataTree, norm: str, epsilon: float) -> xr.DataArr
 def cells_at(cube: xr.DataTree, norm: str, epsilon: float) -> npt.NDArray[np.uint8]:
     """Return cells (model, attack, sample) of one level, in the aggregates' order of names."""
     aggregates = norm_dataset(cube, norm)
-    samples = cube.children["samples"].children[norm].to_dataset(inherit=False)
+    samples = samples_of(cube, norm)
     level = np.flatnonzero(samples["epsilon"].values == epsilon)
     if len(level) != 1:
         raise UsageError(f"epsilon {epsilon} is not a level of {norm}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +21,15 @@ from metaeval.analysis.reading import (
     given_confidence,
     norm_dataset,
     norms,
+    samples_of,
 )
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
 ROBUST = ("best_known_accuracy", "autoattack_accuracy", "corruptions_accuracy", "corruptions_3d_accuracy")
 """Columns of `/models` that hold published accuracies under a threat, the leading one first."""
+OVERALL = ("clean accuracy", "robust accuracy")
+"""Claimed quantities that are averages over classes, of which there are two kinds."""
 
 
 def accuracies(cube: xr.DataTree) -> pd.DataFrame:
@@ -39,7 +43,7 @@ def accuracies(cube: xr.DataTree) -> pd.DataFrame:
     names = [name for name in table.data_vars if str(name).endswith("_accuracy")]
     frame = pd.DataFrame({"model": [str(name) for name in table["model"].values]})
     frame["family"] = notions.families(cube)
-    there = "epsilon_label" in table
+    there = "epsilon_label" in table and bool(norms(cube))  # elsewhere it says how a model was trained
     frame["epsilon"] = [str(label) for label in table["epsilon_label"].values] if there else ""
     for name in sorted(map(str, names)):
         frame[name] = table[name].values.astype(np.float64)
@@ -143,9 +147,7 @@ def paired_with_best(
 
 def outcomes(cube: xr.DataTree, shift: str | None = None) -> tuple[list[str], FloatArray]:
     """Return the models with a prediction of every sample, and outcomes (model, sample): 1 correct, 0 not."""
-    samples = cube.children["samples"].children
-    node = samples["clean"] if shift is None else samples["shifts"].children[shift]
-    group = node.to_dataset(inherit=False)
+    group = samples_of(cube, "clean" if shift is None else f"shifts/{shift}")
     prediction = group["prediction"] if shift is None else group["prediction"].isel(severity=0)
     values = prediction.transpose("model", "sample").values
     complete = (values >= 0).all(axis=1)
@@ -179,14 +181,17 @@ class Checked:
         Where it is printed.
     printed, found : float
         Fractions; `found` is NaN where the table does not give it.
+    class_mean : float
+        The mean over classes, each counted once, where `found` counts every sample once; NaN for others.
     agrees : bool
-        Within one unit of the last printed place.
+        Whether one of the two is within one unit of the last printed place.
     """
 
     what: str
     where: str
     printed: float
     found: float
+    class_mean: float
     agrees: bool
 
 
@@ -199,13 +204,13 @@ def claims(cube: xr.DataTree) -> list[Checked]:
     for i in range(table.sizes["claim"]):
         row = {str(name): table[name].values[i] for name in table.data_vars}
         said = {name: str(row[name]) for name in ("quantity", "model", "class", "epsilon", "stage", "where")}
-        printed, found = float(row["printed"]), _claimed(cube, said)
-        near = abs(found - printed) <= float(row["place"]) * (1 + 1e-9)
+        printed, found, mean = float(row["printed"]), _claimed(cube, said), _class_mean(cube, said)
+        near = any(abs(value - printed) <= float(row["place"]) * (1 + 1e-9) for value in (found, mean))
         about = [f"{key} {said[key]}" for key in ("class", "epsilon", "stage") if said[key]]
         what = " ".join(
             [said["quantity"], *(["of", ", ".join([*([said["model"]] if said["model"] else []), *about])])]
         )
-        checked.append(Checked(what, said["where"], printed, found, bool(near)))
+        checked.append(Checked(what, said["where"], printed, found, mean, near))
     return checked
 
 
@@ -213,14 +218,9 @@ def _claimed(cube: xr.DataTree, said: dict[str, str]) -> float:
     """Return what the table gives for a claim, NaN where it does not give it."""
     nothing, name = float("nan"), said["quantity"]
     try:
-        if name == "clean accuracy":
-            clean = weighted(cube, "clean", "accuracy")
-            return float(clean.sel(model=said["model"]))
+        if name in OVERALL:
+            return _overall(cube, said, weighted)
         norm = norms(cube)[0]
-        if name == "robust accuracy":
-            labels = coordinate(cube, norm, "epsilon_label")
-            at = weighted(cube, norm, "robust_accuracy").sel(attack=WORST_CASE)
-            return float(at.isel(epsilon=labels.index(said["epsilon"])).sel(model=said["model"]))
         if name == "stage change":
             frame = stages.at_epsilon(cube, norm, float(norm_dataset(cube, norm)["epsilon"].values[-1]))
             row = frame[(frame["model"] == said["model"]) & (frame["stage"] == said["stage"])]
@@ -234,6 +234,32 @@ def _claimed(cube: xr.DataTree, said: dict[str, str]) -> float:
         return float(average.sel({"class": said["class"]}) if said["class"] else found["overall"])
     except (KeyError, IndexError, ValueError):  # a name that the table does not have
         return nothing
+
+
+def _class_mean(cube: xr.DataTree, said: dict[str, str]) -> float:
+    """Return the mean over classes for a claim about an accuracy, NaN for any other or a single class."""
+    try:
+        found = _overall(cube, said, _mean_of_classes) if said["quantity"] in OVERALL else float("nan")
+    except (KeyError, IndexError, ValueError):
+        return float("nan")
+    return found
+
+
+def _mean_of_classes(cube: xr.DataTree, group: str, name: str) -> xr.DataArray:
+    found = norm_dataset(cube, group)[name]
+    return found.mean("class", skipna=False).where(found.sizes["class"] > 1)
+
+
+def _overall(
+    cube: xr.DataTree, said: dict[str, str], average: Callable[[xr.DataTree, str, str], xr.DataArray]
+) -> float:
+    """Return a claimed accuracy of a model, all classes averaged by a rule."""
+    if said["quantity"] == "clean accuracy":
+        return float(average(cube, "clean", "accuracy").sel(model=said["model"]))
+    norm = norms(cube)[0]
+    labels = coordinate(cube, norm, "epsilon_label")
+    at = average(cube, norm, "robust_accuracy").sel(attack=WORST_CASE)
+    return float(at.isel(epsilon=labels.index(said["epsilon"])).sel(model=said["model"]))
 
 
 def class_accuracy(cube: xr.DataTree, confidence: float | None = None) -> xr.Dataset | None:

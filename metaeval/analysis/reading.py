@@ -46,6 +46,22 @@ def sampled_norms(cube: xr.DataTree) -> list[str]:
     return [norm for norm in norms(cube) if norm in samples]
 
 
+def samples_of(cube: xr.DataTree, name: str) -> xr.Dataset:
+    """Return a group of per-sample outcomes, such as "linf", "clean" or "shifts/fog".
+
+    Raises
+    ------
+    UsageError
+        If the cube has none, as of published results.
+    """
+    node: xr.DataTree | None = cube.children.get("samples")
+    for part in name.split("/"):
+        node = None if node is None else node.children.get(part)
+    if node is None:
+        raise UsageError(f"not estimable: the cube holds no per-sample outcomes of {name}")
+    return node.to_dataset(inherit=False)
+
+
 def counted_norms(cube: xr.DataTree) -> list[str]:
     """Return the norms whose numbers of samples the cube holds, so that accuracies have intervals."""
     return [norm for norm in norms(cube) if (cube.children[norm]["total"] >= 0).all()]

@@ -13,7 +13,7 @@ from scipy import special
 from metaeval.analysis import shifts
 from metaeval.analysis.bands import bounded_mean
 from metaeval.analysis.curves import wilson, with_interval
-from metaeval.analysis.reading import STATUSES, given_confidence
+from metaeval.analysis.reading import STATUSES, given_confidence, norm_dataset, samples_of
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -36,7 +36,7 @@ def from_cube(cube: xr.DataTree, confidence: float | None = None) -> xr.Dataset:
         class is not evaluated in full or the shift has no such severity.
     """
     confidence = given_confidence(cube, confidence)
-    group = cube.children[GROUP].to_dataset(inherit=False).load()
+    group = norm_dataset(cube, GROUP)
     counted = over_classes(cube)
     face = with_interval(counted["correct"], counted["total"], confidence)
     words = np.array(STATUSES, dtype=object)[group["status"].transpose("model", "shift").values]
@@ -58,9 +58,8 @@ def over_classes(cube: xr.DataTree) -> xr.Dataset:
         `correct` and `log_loss`, the mean over samples in nats (model, shift, severity), and `total` (shift,
         severity); NaN as for `from_cube`.
     """
-    group = cube.children[GROUP].to_dataset(inherit=False)[["correct", "total", "log_loss"]].load()
-    total = group["total"].astype(np.float64).where(group["total"] >= 0)
-    correct = group["correct"].astype(np.float64).where(group["correct"] >= 0)
+    group = norm_dataset(cube, GROUP)
+    total, correct = group["total"].astype(np.float64), group["correct"]
     known = (correct.notnull() | (total == 0)).all("class") & total.notnull().all("class")
     samples = total.sum("class", skipna=False)
     losses = (group["log_loss"] * total).where(total > 0, 0.0).sum("class", skipna=False)
@@ -77,7 +76,8 @@ def over_classes(cube: xr.DataTree) -> xr.Dataset:
 
 def settings_table(cube: xr.DataTree) -> pd.DataFrame:
     """Return one row per shift: `shift`, `kind`, `severities` and `settings` (JSON)."""
-    group = cube.children[GROUP].to_dataset(inherit=False)
+    group = norm_dataset(cube, GROUP)
+    settings = group["settings"].values if "settings" in group else np.full(group.sizes["shift"], "")
     there = (group["total"] >= 0).any("class").transpose("shift", "severity").values
     severities = group["severity"].values
     return pd.DataFrame(
@@ -85,7 +85,7 @@ def settings_table(cube: xr.DataTree) -> pd.DataFrame:
             "shift": [str(value) for value in group["shift"].values],
             "kind": [str(value) for value in group["kind"].values],
             "severities": [", ".join(str(s) for s in severities[row] if s) for row in there],
-            "settings": [str(value) for value in group["settings"].values],
+            "settings": [str(value) for value in settings],
         }
     )
 
@@ -173,7 +173,7 @@ class CleanAnswers:
 def clean_answers(cube: xr.DataTree, models: list[str]) -> CleanAnswers:
     """Return what models of a cube answered on the clean samples that its aggregates cover."""
     totals = cube.children["clean"].to_dataset(inherit=False).load()
-    samples = cube.children["samples"].children["clean"].to_dataset(inherit=False)
+    samples = samples_of(cube, "clean")
     count = int(totals["total"].sum())
     rows = samples.isel(sample=slice(0, count)).sel(model=models).load()
     labels = rows["label"].values.astype(np.int64)
@@ -202,10 +202,10 @@ def _outcomes(cube: xr.DataTree, at: xr.Dataset, models: list[str]) -> _Outcomes
     asked = at["total"].notnull()
     severities = [int(s) for s in at["severity"].values[asked.values]]
     count = int(at["total"].values[asked.values][0]) if severities else 0
-    stored = cube.children["samples"].children["shifts"].children
-    samples = stored[str(at["shift"].item())].to_dataset(inherit=False)
+    samples = samples_of(cube, f"shifts/{at['shift'].item()}")
     rows = samples.isel(sample=slice(0, count)).sel(model=models, severity=severities).load()
-    right = rows["prediction"].transpose("model", "severity", "sample").values == rows["label"].values
+    said = rows["prediction"].transpose("model", "severity", "sample").values
+    right = np.where((said >= 0).all(axis=(1, 2), keepdims=True), said == rows["label"].values, np.nan)
     correct = right.mean(axis=1) if severities else np.empty((len(models), 0))
     correct[at["status"].values != "ok"] = np.nan
     return _Outcomes(correct, rows["clean"].values.astype(np.int64), severities)

@@ -33,7 +33,10 @@ def at_epsilon(cube: xr.DataTree, norm: str, epsilon: float) -> pd.DataFrame:
         before, never positive), `seconds` (time of the stage at this epsilon; NaN for clean). NaN where
         not available. Stages are conditional: each met only what those before it left.
     """
-    group = norm_dataset(cube, norm).sel(epsilon=epsilon)
+    group = norm_dataset(cube, norm)
+    if "stage" not in group.coords:
+        raise UsageError(f"not estimable: under {norm} there is no cascade, and so no stages")
+    group = group.sel(epsilon=epsilon)
     clean = curves.clean_from_cube(cube)["accuracy"]
     stages = [str(name) for name in group["stage"].values]
     frames = []

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from metaeval.analysis.paired import cells_at
-from metaeval.analysis.reading import WORST_CASE, coordinate, norms, wish
+from metaeval.analysis.reading import WORST_CASE, coordinate, norms, sampled_norms, wish
+from metaeval.analysis.reading import attacks as attacks_of
 from metaeval.cube.counts import aggregate_norm
 from metaeval.cube.separation import GROUP as INTERCLASS
 from metaeval.errors import UsageError, nearest
@@ -74,7 +75,8 @@ def subset(
     result.attrs = {**cube.attrs, ATTRIBUTE: json.dumps(chosen)}
     if attacks:
         for norm in norms(result):
-            result[norm] = xr.DataTree(_counted_again(result, norm))
+            if attacks_of(result, norm) != attacks_of(cube, norm):
+                result[norm] = xr.DataTree(_counted_again(result, norm))
     return result
 
 
@@ -142,10 +144,12 @@ def _empty(group: xr.Dataset) -> bool:
 
 def _counted_again(cube: xr.DataTree, norm: str) -> xr.Dataset:
     """Return a norm's aggregates with the worst case of the attacks that are left."""
-    group = cube.children[norm].to_dataset(inherit=False)
+    group = cube.children[norm].to_dataset(inherit=False).load()
     if group.attrs.get("cascade", "") not in {"", *map(str, group["attack"].values)}:
         group = group.drop_dims("stage", errors="ignore")
         group.attrs = {key: value for key, value in group.attrs.items() if key != "cascade"}
+    if norm not in sampled_norms(cube):
+        return _of_one(group)
     labels = np.asarray(cube[f"samples/{norm}"]["label"].values, dtype=np.int64)
     labels = labels[: int(group["total"].sum())]
     # (model, attack, sample, level), levels as the aggregates have their epsilons
@@ -161,6 +165,28 @@ def _counted_again(cube: xr.DataTree, norm: str) -> xr.Dataset:
         values[row] = np.stack([getattr(count, name)[..., 0] for count in counted])
         group[name] = values.transpose(*group[name].dims)
     return group
+
+
+def _of_one(group: xr.Dataset) -> xr.Dataset:
+    """Return aggregates without per-sample outcomes: a worst case is known of a single attack only."""
+    names = [str(name) for name in group["attack"].values]
+    row, others = names.index(WORST_CASE), [i for i, name in enumerate(names) if name != WORST_CASE]
+    for name, unknown in _UNKNOWN.items():
+        if name in group:
+            values = group[name].transpose("attack", ...).astype(group[name].dtype).copy()
+            values[row] = values[others[0]] if len(others) == 1 else unknown
+            group[name] = values.transpose(*group[name].dims)
+    return group
+
+
+_UNKNOWN = {
+    "robust_accuracy": np.nan,
+    "correct": -1,
+    "inferred": -1,
+    "count_status": 0,
+    "status": 3,
+    "reason": "the worst of several attacks is a matter of single samples",
+}
 
 
 _WORST_CASE_DIMS = {

@@ -20,6 +20,7 @@ FIGURES = {
     "transfer": "metaeval.report.charts.transfer:figures",
     "classes": "metaeval.report.charts.classes:figures",
     "published-classes": "metaeval.report.charts.published_classes:figures",
+    "published-accuracies": "metaeval.report.charts.printed:figures",
     "published-shifts": "metaeval.report.charts.published_shifts:figures",
     "cascade": "metaeval.report.charts.cascade:figures",
     "shifts": "metaeval.report.charts.shifts:figures",

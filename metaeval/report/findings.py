@@ -217,22 +217,23 @@ def clean(cube: xr.DataTree) -> list[str]:
     if not known.sizes["model"]:
         return ["No clean accuracy is available yet."]
     order = np.argsort(-known["accuracy"].values, kind="stable")
+    others = [str(name) for name in face["model"].values if name not in known["model"].values]
+    more = f" and {len(others) - NAMED:,} more" if len(others) > NAMED else ""
+    absent = f" Not known of {words.listing([strong(n) for n in others[:NAMED]])}{more}." if others else ""
 
     def say(position: int) -> str:
         at = known.isel(model=position)
         ends = words.interval(float(at["lower"]), float(at["upper"]))
         return f"{_percent(float(at['accuracy']))} ({strong(str(at['model'].item()))}, {ends})"
 
-    there = len(face["model"])
-    some = f" of {len(order)} of {there} models (the others are not complete)" if len(order) < there else ""
+    some = f" of {len(order)} of {len(face['model'])} models" if others else ""
     if len(order) == 1:
-        alone = f"; of {there} models only this one is complete" if there > 1 else ""
-        return [f"Without an attack the accuracy is {say(int(order[0]))}{alone}."]
+        return [f"Without an attack the accuracy is {say(int(order[0]))}.{absent}"]
     if known["accuracy"].values[order[0]] == known["accuracy"].values[order[-1]]:
         share = _percent(float(known["accuracy"].values[0]))
-        which = f"every one{some}" if some else "every model"
-        return [f"Without an attack {which} has the same accuracy, {share}."]
-    return [f"Without an attack accuracies{some} span {say(int(order[-1]))} to {say(int(order[0]))}."]
+        which = f"every one{some}" if others else "every model"
+        return [f"Without an attack {which} has the same accuracy, {share}.{absent}"]
+    return [f"Without an attack accuracies{some} span {say(int(order[-1]))} to {say(int(order[0]))}.{absent}"]
 
 
 def completeness(cube: xr.DataTree) -> list[str]:

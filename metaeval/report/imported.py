@@ -69,20 +69,36 @@ def _published(cube: xr.DataTree) -> list[str]:
 
 
 def _claims(cube: xr.DataTree) -> list[str]:
-    sentences = []
-    for claim in published.claims(cube):
-        where = f" ({escape(claim.where)})" if claim.where else ""
-        what = escape(claim.what[:1].upper() + claim.what[1:])
-        printed = f"{what}: the source prints {100 * claim.printed:.2f} %{where}"
-        if np.isnan(claim.found):
-            sentences.append(f"{printed}, which the table cannot confirm: it does not give the number.")
-        elif claim.agrees:
-            sentences.append(f"{printed}, and the table gives {100 * claim.found:.2f} %: they agree.")
-        else:
-            sentences.append(
-                f"<strong>Contradiction:</strong> {printed}, the table gives {100 * claim.found:.2f} %."
+    """Return what the source prints, first where it contradicts itself or its table, then where it agrees."""
+    wrong, right = [], []
+    claims = published.claims(cube)
+    for what in dict.fromkeys(claim.what for claim in claims):
+        printed = {claim.printed: claim for claim in claims if claim.what == what}
+        if len(printed) > 1:
+            said = words.listing(
+                [f"{100 * number:.2f} %{_where(claim)}" for number, claim in printed.items()]
             )
-    return sentences
+            wrong.append(f"<strong>Contradiction:</strong> {_named(what)}: the source prints {said}.")
+    for claim in claims:
+        said = f"{_named(claim.what)}: the source prints {100 * claim.printed:.2f} %{_where(claim)}"
+        table = f"the table gives {100 * claim.found:.2f} %"
+        if np.isfinite(claim.class_mean) and f"{claim.class_mean:.4f}" != f"{claim.found:.4f}":
+            table += f" over all samples, {100 * claim.class_mean:.2f} % as the mean of its classes"
+        if np.isnan(claim.found):
+            right.append(f"{said}, which the table cannot confirm: it does not give the number.")
+        elif claim.agrees:
+            right.append(f"{said}, and {table}: they agree.")
+        else:
+            wrong.append(f"<strong>Contradiction:</strong> {said}, {table}.")
+    return wrong + right
+
+
+def _named(what: str) -> str:
+    return escape(what[:1].upper() + what[1:])
+
+
+def _where(claim: published.Checked) -> str:
+    return f" ({escape(claim.where)})" if claim.where else ""
 
 
 def _classes(cube: xr.DataTree) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import tomli_w
 
+from metaeval.cube.importing import refuse_run
 from metaeval.errors import MissingInputError, UsageError
 from metaeval.study.load import restore_study
 from metaeval.study.schema import Study
@@ -58,8 +59,9 @@ def read_lock(directory: Path) -> Study:
     MissingInputError
         If no run has finished there.
     UsageError
-        If the lock file is damaged or of another version.
+        If the lock file is damaged or of another version, or the results there were imported.
     """
+    refuse_run(directory)
     file = directory / LOCK
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))

@@ -108,4 +108,4 @@ def test_a_cube_without_samples_has_nothing_to_refine() -> None:
     advice = refining.advise(cube)
     assert advice.next is None
     assert advice.pairs == []
-    assert "under no norm are two models complete" in advice.sentence()
+    assert "the cube holds no such outcomes" in advice.sentence()

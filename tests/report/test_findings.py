@@ -216,8 +216,8 @@ def test_clean_accuracies_say_of_how_many_models() -> None:
         )
     cube["clean"] = group
     (said,) = findings.clean(cube)
-    assert said.startswith("Without an attack accuracies of 2 of 3 models (the others are not complete) span")
-    assert "<strong>b</strong>" not in said
+    assert said.startswith("Without an attack accuracies of 2 of 3 models span")
+    assert said.endswith("Not known of <strong>b</strong>.")
 
 
 def test_signs_of_doubt_in_words() -> None:

@@ -169,6 +169,18 @@ def test_wrong_values(tmp_path: Path, change: dict[str, Any], message: str) -> N
         robustbench.read([tree(tmp_path, Good=ENTRY, Bad={**ENTRY, **change})])
 
 
+def test_other_snapshots(tmp_path: Path) -> None:
+    new = {**ENTRY, "extra": {"seed": 1}, "eps": "2/255"}  # beside no `external`, which it is not
+    (found,) = robustbench.read([tree(tmp_path / "a", New=new, Above={**ENTRY, "autoattack_acc": "99.9"})])
+    assert "Fields kept as written and not interpreted: extra." in found.notes
+    written = found.groups["published"]
+    assert written["written"][1][written["field"].index("extra")] == '{"seed": 1}'
+    assert any(
+        text.startswith("Contradiction: `autoattack_acc` lies above the clean accuracy of Above 99.9 and")
+        for text in found.notes
+    )
+
+
 def test_wrong_files(tmp_path: Path, shared_data: Path) -> None:
     misspelt = {("clean_ac" if key == "clean_acc" else key): value for key, value in ENTRY.items()}
     folder = tree(tmp_path / "a", Bad=misspelt, Worse='{"clean_acc": ', Worst="[1]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from metaeval.errors import nearest
+from metaeval.outcomes import NORMS
 from metaeval.sources.published.content import ALL, Problems
 from metaeval.sources.published.mapping import Claim, Mapping
 from metaeval.sources.published.numbers import (
@@ -27,6 +30,8 @@ from metaeval.study.numbers import parse_epsilon
 
 CLEAN = "clean"
 WORST_CASE = "worst-case"
+NAMED = 5  # places that a sentence names
+NO_ATTACK = ("clean", "none", "no attack", "natural")
 UNKNOWN = {"robust_accuracy": math.nan, "correct": -1, "count_status": NOT_PRINTED}
 
 
@@ -37,6 +42,7 @@ class Number:
     line: int
     model: str
     class_: str
+    norm: str
     epsilon: float | None
     label: str
     attack: str
@@ -51,7 +57,16 @@ class Number:
     @property
     def place(self) -> tuple[Any, ...]:
         """Return what must not occur twice."""
-        return self.model, self.class_, self.epsilon, self.attack, self.stage, self.shift, self.severity
+        return (
+            self.model,
+            self.class_,
+            self.norm,
+            self.epsilon,
+            self.attack,
+            self.stage,
+            self.shift,
+            self.severity,
+        )
 
     @property
     def clean(self) -> bool:
@@ -78,10 +93,10 @@ def read(rows: Lines, header: Sequence[str], mapping: Mapping, problems: Problem
     if clean:
         groups["clean"] = _counted(clean, ("model", "class"), models, classes, unit, "accuracy")
     attacked = [number for number in found if number.epsilon is not None and not number.shift]
-    if attacked:
-        norm = str(mapping.constants.norm)
-        groups[norm] = _norm(attacked, models, classes, unit)
-        if any(number.stage for number in attacked):
+    for norm in dict.fromkeys(number.norm for number in attacked):
+        under = [number for number in attacked if number.norm == norm]
+        groups[norm] = _norm(under, models, classes, unit)
+        if any(number.stage for number in under):
             attributes[norm] = {"cascade": groups[norm]["attack"][-1]}
     shifted = [number for number in found if number.shift]
     if shifted:
@@ -94,6 +109,7 @@ def read(rows: Lines, header: Sequence[str], mapping: Mapping, problems: Problem
     properties = {name: _property(name, rows, mapping, problems) for name in mapping.properties}
     problems.stop()
     counts, notes = _summary(found, unit)
+    notes += _rising(found)
     counts = {"models": len(models), "classes": len(classes)} | counts
     used = {mapping.model, *mapping.properties, *mapping.skip, *(name for _, name in mapping.columns if name)}
     if set(header) - used:
@@ -111,7 +127,12 @@ def _number(line: int, cells: dict[str, str], mapping: Mapping, problems: Proble
     printed = cells[columns.value]
     accuracy = as_share(printed, str(mapping.unit), columns.value, line, problems)
     epsilon, severity, total, minutes = None, 0, None, math.nan
-    label = cell(columns.epsilon, constants.epsilon)
+    attack = cell(columns.attack, constants.attack)
+    none = attack.lower() in NO_ATTACK
+    label = "" if none else cell(columns.epsilon, constants.epsilon)
+    if columns.attack and attack and not (none or label or cell(columns.stage) or cell(columns.shift)):
+        message = f"the attack {attack!r} needs the epsilon that it was run at"
+        problems.add(cell_name(mapping, "epsilon"), message, line=line)
     for name, text in (("total", cell(columns.total, constants.total)), ("severity", cell(columns.severity))):
         if text and not (text.isdigit() and len(text) < 13):
             problems.add(cell_name(mapping, name), f"{text!r} is no whole number of 0 or more", line=line)
@@ -128,6 +149,10 @@ def _number(line: int, cells: dict[str, str], mapping: Mapping, problems: Proble
             raise ValueError
     except ValueError:
         problems.add(cell_name(mapping, "minutes"), f"{text!r} is no time", line=line)
+    norm = cell(columns.norm, constants.norm).lower().replace("_", "").replace("∞", "inf")
+    if norm and norm not in NORMS:
+        message = f"unknown norm {norm!r}; allowed: {', '.join(NORMS)}"
+        problems.add(cell_name(mapping, "norm"), message, nearest(norm, NORMS), line=line)
     if not cells[mapping.model]:
         problems.add(mapping.model, "the model has no name", line=line)
     if len(problems.found) > noted:
@@ -136,9 +161,10 @@ def _number(line: int, cells: dict[str, str], mapping: Mapping, problems: Proble
         line,
         cells[mapping.model],
         cell(columns.class_) or ALL,
+        norm,
         epsilon,
         label,
-        cell(columns.attack, constants.attack) or "attack",
+        "attack" if none or not attack else attack,
         cell(columns.stage),
         cell(columns.shift),
         severity,
@@ -170,17 +196,46 @@ def _check(found: Sequence[Number], mapping: Mapping, problems: Problems) -> Non
             )
         if number.stage and number.epsilon is None:
             problems.add("constants.epsilon", "stages need the epsilon they belong to", line=number.line)
-    if any(n.epsilon is not None and not n.shift for n in found) and mapping.constants.norm is None:
+    first: dict[tuple[str, str], Number] = {}
+    for number in (n for n in found if n.clean and n.printed):
+        other = first.setdefault((number.model, number.class_), number)
+        if other.accuracy != number.accuracy:
+            problems.add(
+                cell_name(mapping, "value"),
+                f"the accuracy of {number.model} without attack is {number.printed} here and {other.printed} "
+                f"in line {other.line}",
+                line=number.line,
+            )
+    if any(n.epsilon is not None and not n.shift and not n.norm for n in found):
         problems.add(
             "constants.norm",
             "the table has epsilons but does not say in which norm: give a mapping with [constants] norm = "
             '"linf", "l2" or "l1"',
         )
-    models, classes = {n.model for n in found}, {n.class_ for n in found}
-    for i, claim in enumerate(mapping.claims):
-        for key, name, known in (("model", claim.model, models), ("class", claim.class_, classes)):
-            if name and name not in known:
-                problems.add(f"claims[{i}].{key}", f"the table has no {key} {name!r}")
+
+
+def _rising(found: Sequence[Number]) -> list[str]:
+    """Return where an accuracy is higher at a larger epsilon, which nothing but a weak attack leaves."""
+    lines: dict[tuple[str, ...], list[Number]] = {}
+    for number in found:
+        if number.epsilon is not None and not (number.shift or number.stage or missing(number.printed)):
+            key = number.model, number.class_, number.norm, number.attack
+            lines.setdefault(key, []).append(number)
+    rises = []
+    for line in lines.values():
+        line.sort(key=lambda number: number.epsilon or 0.0)
+        for low, high in itertools.pairwise(line):
+            if high.accuracy > low.accuracy:
+                where = high.model if high.class_ == ALL else f"{high.model}, class {high.class_}"
+                ends = f"{low.printed} at {low.label} and {high.printed} at {high.label}"
+                rises.append(f"{where}: {ends}")
+    if not rises:
+        return []
+    more = f" and {len(rises) - NAMED} more" if len(rises) > NAMED else ""
+    return [
+        f"Contradiction: accuracy rises with epsilon ({'; '.join(rises[:NAMED])}{more}), though what a "
+        "smaller perturbation breaks a larger one breaks too."
+    ]
 
 
 def _names(found: Sequence[Number], key: str) -> list[str]:

@@ -30,6 +30,7 @@ class Columns(_Table):
     value: str = "accuracy"
     class_: str | None = Field(None, alias="class")
     epsilon: str | None = None
+    norm: str | None = None
     attack: str | None = None
     stage: str | None = None
     minutes: str | None = None
@@ -151,6 +152,13 @@ def read_mapping(path: Path) -> Mapping:
         places = positions(text)
         found = [_problem(path, detail, places) for detail in error.errors()]
         raise StudyError(sorted(found, key=lambda problem: (problem.line, problem.key))) from None
+
+
+def line_of(path: Path, key: str) -> int:
+    """Return the line of a mapping file that holds a key such as ``claims[0].model``, 1 where it has none."""
+    loc = tuple(int(part) if part.isdigit() else part for part in re.findall(r"\w+", key))
+    places = positions(read_text(path))
+    return next((places[loc[:k]][0] for k in range(len(loc), 0, -1) if loc[:k] in places), 1)
 
 
 _TABLES: dict[str, type[BaseModel]] = {

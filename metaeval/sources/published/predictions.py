@@ -20,6 +20,7 @@ Integer = npt.NDArray[np.int64]
 ORIGINAL = "original"
 KIND = "test set"
 MOST_CLASSES = 100_000
+NAMED = 5  # models that a sentence names
 NEAR_CHANCE = 2.0
 """Times the accuracy of guessing below which labels and predictions may be in different orders."""
 
@@ -83,6 +84,9 @@ def read(
     absent = [f"{m} on {n}" for n in sets for m in models if m not in sets[n].predictions]
     if absent:
         notes.append(f"Without predictions, and so not available: {', '.join(absent)}.")
+    for name, (label, prediction) in coded.items():
+        notes += _holes(name, models, prediction)
+        warnings += strange_classes(name, models, names, label, prediction)
     counts = {"models": len(models), "classes": len(names)}
     counts |= {f"samples of {name}": len(found.labels) for name, found in sets.items()}
     sources = [*files, *([labels] if labels else [])]
@@ -95,19 +99,61 @@ def read(
     )
 
 
+def _holes(name: str, models: list[str], prediction: Integer) -> list[str]:
+    """Return which models leave out some samples of a test set."""
+    lost = (prediction < 0).sum(axis=1)
+    some = [f"{m} {n:,}" for m, n in zip(models, lost, strict=True) if 0 < n < prediction.shape[1]]
+    if not some:
+        return []
+    more = f" and {len(some) - NAMED:,} models more" if len(some) > NAMED else ""
+    return [
+        f"Predictions that are missing on {name}: {', '.join(some[:NAMED])}{more} (of "
+        f"{prediction.shape[1]:,} samples); what rests on them is not available."
+    ]
+
+
+def strange_classes(
+    name: str, models: list[str], classes: list[str], label: Integer, prediction: Integer
+) -> list[str]:
+    """Return a warning for models with more classes that no sample has than classes of samples.
+
+    So it is with numbers of rows and other columns that are no predictions.
+    """
+    real = np.bincount(label, minlength=len(classes)) > 0
+    found = []
+    for model, row in zip(models, prediction, strict=True):
+        said = np.bincount(row[row >= 0], minlength=len(classes)) > 0
+        if (said & ~real).sum() > real.sum():
+            found.append(
+                f"{name}: {model} names {(said & ~real).sum():,} classes that no sample has, and the samples "
+                f"have {real.sum():,}; is it a column of predictions?"
+            )
+    return found
+
+
 def _merged(files: Sequence[Path], labels: Path | None) -> dict[str, TestSet]:
     """Return the test sets of all files by name; the same set of two files gets the models of both."""
     problems: list[Problem] = []
     merged: dict[str, TestSet] = {}
+    unnamed: list[str] = []
     for path in files:
         found = Problems(path)
         for one in test_sets.read(path, labels):
             # Without labels of their own, npy files differ in their models and not in their test set.
             name = one.name or (path.stem if len(files) > 1 and labels is None else ORIGINAL)
+            if not one.name and name != ORIGINAL:
+                name = next((other for other in unnamed if _more_models(merged[other], one)), name)
+                unnamed.append(name)
             if not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_. -]*", name):
                 found.add(name, "names of test sets are of letters, digits, '_', '-', '.' and spaces")
                 continue
             there = merged.setdefault(name, TestSet(name, one.labels, {}, one.ids, one.classes))
+            if there.ids and one.ids and there.ids != one.ids:
+                if sorted(there.ids) != sorted(one.ids):
+                    found.add(name, "another file has other sample_id for this test set")
+                    continue
+                one = _in_order(one, there.ids)
+            there.ids = there.ids or one.ids
             if len(there.labels) != len(one.labels) or list(there.labels) != list(one.labels):
                 found.add(name, "another file has other labels for this test set")
                 continue
@@ -117,9 +163,30 @@ def _merged(files: Sequence[Path], labels: Path | None) -> dict[str, TestSet]:
         problems += found.found
     if problems:
         raise StudyError(problems)
+    if unnamed and len(merged) == 1:
+        (only,) = merged.values()
+        only.name = ORIGINAL
+        merged = {ORIGINAL: only}
     if not any(found.predictions for found in merged.values()):
         raise Problems(files[0]).fail("prediction", "there are no predictions: no model")
     return merged
+
+
+def _more_models(there: TestSet, one: TestSet) -> bool:
+    """Tell whether a file without a name of its test set holds other models of a test set that is there."""
+    if there.predictions.keys() & one.predictions.keys():
+        return False
+    if there.ids and one.ids:
+        return sorted(there.ids) == sorted(one.ids)
+    return list(there.labels) == list(one.labels)
+
+
+def _in_order(found: TestSet, ids: list[str]) -> TestSet:
+    """Return a test set with its samples in another order."""
+    place = {name: position for position, name in enumerate(found.ids or [])}
+    order = [place[name] for name in ids]
+    said = {model: np.asarray(values)[order] for model, values in found.predictions.items()}
+    return TestSet(found.name, found.labels[order], said, ids, found.classes)
 
 
 def _classes(sets: Sequence[TestSet], given: Sequence[str] | None, files: Sequence[Path]) -> list[str]:
@@ -136,13 +203,26 @@ def _classes(sets: Sequence[TestSet], given: Sequence[str] | None, files: Sequen
     if len(numbers) < len(written):
         text = sorted(word for word in written if _whole(word) is None)
         if numbers or any(re.fullmatch(r"[+-]?[0-9.eE+-]+", word) for word in text):
+            columns_of_all = {
+                column: values
+                for found in sets
+                for column, values in {"label": found.labels, **found.predictions}.items()
+            }
+            where = next(
+                column
+                for column, values in columns_of_all.items()
+                if text[0] in map(str.strip, map(str, values))
+            )
             raise problems.fail(
-                "class", f"classes are whole numbers or words, not both or others: {', '.join(text[:3])}"
+                "class",
+                f"classes are whole numbers or words, not both or others: {', '.join(text[:3])} ({where})",
             )
         return text
     if max(numbers, default=0) >= MOST_CLASSES:
         raise problems.fail("class", f"class {max(numbers):,} is beyond {MOST_CLASSES:,} classes")
-    return [str(number) for number in range(max(numbers, default=0) + 1)]
+    # -1 is how arrays of whole numbers say that there is none; some count classes from 1.
+    first = 1 if min((number for number in numbers if number >= 0), default=0) == 1 else 0
+    return [str(number) for number in range(first, max(numbers, default=0) + 1)]
 
 
 def _whole(word: str) -> int | None:
@@ -157,6 +237,8 @@ def _coded(
     """Return labels (sample,) and predictions (model, sample) as positions of classes; -1 = no prediction."""
     problems = Problems(", ".join(str(path) for path in files))
     place = {name: position for position, name in enumerate(names)}
+    # Names that are numbers are meant themselves: beside 1 to 10, a 1 is not the second class.
+    by_position = not any(_whole(name) is not None for name in names)
     cache: dict[str, int] = {}
 
     def code(values: Any, what: str, *, needed: bool) -> list[int]:
@@ -165,12 +247,15 @@ def _coded(
             word = str(value).strip()
             if word not in cache:
                 number = _whole(word)
-                outside = number is None or not 0 <= number < len(names)
-                cache[word] = place.get(word, -2 if number is None or outside else number)
+                known = -2 if number is None else place.get(str(number), -1 if number == -1 else -2)
+                if by_position and number is not None and 0 <= number < len(names):
+                    known = number
+                cache[word] = place.get(word, known)
             codes.append(-1 if missing(value) else cache[word])
             if codes[-1] == -2 or (needed and codes[-1] == -1):
-                allowed = f"0 to {len(names) - 1}" + (
-                    "" if names[0] == "0" else f" or {', '.join(names[:5])} ..."
+                listed = f"{', '.join(names[:5])} ..." if len(names) > 5 else ", ".join(names)
+                allowed = (
+                    f"0 to {len(names) - 1} or {listed}" if by_position else f"{names[0]} to {names[-1]}"
                 )
                 problems.add(what, f"sample {position}: {word!r} is no class; allowed: {allowed}")
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
+from metaeval.errors import Problem, StudyError, UsageError, unknown
 from metaeval.sources.data.archives import DAMAGE, open_files
 from metaeval.sources.published import corruptions
 from metaeval.sources.published.content import ALL, Problems, Published, existing, read_bytes
@@ -20,8 +21,8 @@ from metaeval.sources.published.numbers import missing, share
 from metaeval.study.numbers import parse_epsilon
 
 NORMS = {"Linf": "linf", "L2": "l2", "L1": "l1"}
-CORRUPTIONS = "corruptions"
-THREATS = (*NORMS, CORRUPTIONS)
+CORRUPTIONS = ("corruptions", "corruptions_3d")
+THREATS = (*NORMS, *CORRUPTIONS)
 BEST_KNOWN, AUTOATTACK, EXTERNAL, REPORTED = "worst-case", "autoattack", "external", "reported"
 ATTACKS = (BEST_KNOWN, AUTOATTACK, EXTERNAL, REPORTED)
 
@@ -48,6 +49,8 @@ RESIDUAL = re.compile(
 )
 OTHERS = ("name", "dataset", "eps", "additional_data", "number_forward_passes", "unreliable")
 KNOWN = (*SHARES, *TEXTS, *OTHERS)
+MISSPELT = 0.85
+"""Likeness of a name to that of an absent field from which on it is taken for it and not for a new one."""
 
 
 @dataclass
@@ -158,7 +161,8 @@ def _take(board: Leaderboard, place: PurePosixPath, content: bytes, problems: Pr
 def _check_fields(entry: dict[str, Any], problems: Problems) -> None:
     """Note misspelt fields, shares that are none, and lists where one value is needed."""
     for name, value in entry.items():
-        near = nearest(name, [known for known in KNOWN if known not in entry])
+        absent = [known for known in KNOWN if known not in entry]
+        near = next(iter(difflib.get_close_matches(name, absent, 1, MISSPELT)), None)
         if name not in KNOWN and near:
             problems.add(name, f"unknown field; allowed: {', '.join(sorted(KNOWN))}", near)
         elif isinstance(value, dict | list) and name in KNOWN:
@@ -201,9 +205,10 @@ def _published(board: Leaderboard) -> Published:
         if shifts:
             groups["shifts"] = shifts
         counts["corruption results"] = cells
+    each = "one accuracy per model" + ("" if board.threat in NORMS else ", corruption and severity")
     notes.insert(
         0,
-        "The files hold one accuracy per model and no number of samples, no classes and no per-sample "
+        f"The files hold {each} and no number of samples, no classes and no per-sample "
         "outcomes: no interval over test samples, paired test, accuracy per class or robustness curve can be "
         "computed.",
     )
@@ -324,6 +329,15 @@ def _contradictions(board: Leaderboard) -> list[str]:
     doubtful = sorted(name for name, row in board.entries.items() if row.get("unreliable") is True)
     if doubtful:
         notes.append(f"RobustBench marks as unreliable: {', '.join(doubtful)}.")
+    below = "clean_acc"
+    for key in ("autoattack_acc", "external") if board.threat in NORMS else ():
+        above = [
+            f"{name} {row[key]} and {row[below]}"
+            for name, row in sorted(board.entries.items())
+            if share(row.get(key)) > share(row.get(below))
+        ]
+        if above:
+            notes.append(f"Contradiction: `{key}` lies above the clean accuracy of {', '.join(above)}.")
     new = sorted({name for row in board.entries.values() for name in row if name and name not in KNOWN})
     if new:
         notes.append(f"Fields kept as written and not interpreted: {', '.join(new)}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +51,10 @@ def read(path: Path, labels: Path | None = None) -> list[TestSet]:
     path : Path
         npz: `label`, `prediction` (model, sample) and `model`, for further test sets `label_<name>`,
         `prediction_<name>`; npy: predictions (model, sample) or (sample,), labels apart; csv and parquet: a
-        column `label`, one per model, optionally `set` and `sample_id`; json: an object with the arrays of
-        the npz, `prediction` may be an object by model, or an object of such objects by test set.
+        column `label`, one per model, optionally `set` and `sample_id`, or a row per model and sample with
+        `model`, `prediction`, `label` (in the same order for all models, or with `sample_id`); json:
+        an object with the arrays of the npz, `prediction` may be an object by model, or an object of such
+        objects by test set.
     labels : Path, optional
         An npy file, or any other with one column, for npy files.
 
@@ -141,20 +144,75 @@ def _parquet(path: Path, problems: Problems) -> dict[str, Any]:
 
 def _columns(frame: pd.DataFrame, problems: Problems) -> dict[str, Any]:
     """Return a table with a row per sample as arrays; by test set if there is a column `set`."""
-    names = {str(name): _plain(str(name).strip()) for name in frame.columns}
-    frame = frame.rename(columns=names)
+    if frame.index.name == "sample_id" and "sample_id" not in frame:
+        frame = frame.reset_index()
+    frame = frame.rename(columns={name: _plain(str(name).strip()) for name in frame.columns})
+    names = [str(name) for name in frame.columns]
+    mark = next((mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]), None)
+    if mark is not None:
+        raise problems.fail("header", f"commas are needed between the columns, not {mark!r}")
+    for position, name in enumerate(names, start=1):
+        if not name or name.startswith("Unnamed: "):
+            problems.add(
+                "header",
+                f"column {position} has no name; numbers of rows, as pandas writes them, are to be left "
+                "out or called sample_id",
+            )
+    problems.stop()
     if "label" not in frame:
-        near = nearest("label", list(frame.columns))
+        near = nearest("label", names)
         raise problems.fail("label", f"no column of this name; there are {', '.join(names)}", near)
-    models = [str(name) for name in frame.columns if name not in ("label", "set", "sample_id")]
+    long = {"model", "prediction"} <= set(names)
+    models = [name for name in names if name not in ("label", "set", "sample_id")]
+    if "set" in frame and frame["set"].isna().any():
+        raise problems.fail("set", "some rows do not say their test set")
     parts = {"": frame} if "set" not in frame else dict(iter(frame.groupby("set", sort=False)))
     found = {}
-    for name, part in parts.items():
-        columns = {model: part[model].to_numpy(dtype=object) for model in models}
-        found[str(name)] = {"label": part["label"].to_numpy(dtype=object), "prediction": columns}
+    for of_set, part in parts.items():
+        if long:
+            found[str(of_set)] = _long(part, problems)
+            continue
+        columns = {
+            Path(problems.file).stem if model == "prediction" else model: part[model].to_numpy(dtype=object)
+            for model in models
+        }
+        found[str(of_set)] = {"label": part["label"].to_numpy(dtype=object), "prediction": columns}
         if "sample_id" in part:
-            found[str(name)]["sample_id"] = part["sample_id"].to_numpy(dtype=object)
+            found[str(of_set)]["sample_id"] = part["sample_id"].to_numpy(dtype=object)
     return found[""] if list(found) == [""] else found
+
+
+def _long(frame: pd.DataFrame, problems: Problems) -> dict[str, Any]:
+    """Return a table with a row per model and sample as arrays; samples by id, else in each model's order."""
+    for name in set(frame.columns) - {"label", "set", "sample_id", "model", "prediction"}:
+        problems.add(str(name), "unknown column beside model, prediction, label, sample_id and set")
+    ids = frame["sample_id"] if "sample_id" in frame else frame.groupby("model", sort=False).cumcount()
+    for row in np.flatnonzero(pd.DataFrame({"m": frame["model"], "i": ids}).duplicated())[:1]:
+        problems.add(
+            "model", f"{frame['model'].iloc[row]!r} has two rows of sample {ids.iloc[row]!r}",
+            line=int(frame.index[row]) + 2,
+        )  # fmt: skip
+    rows = Counter(map(str, frame["model"]))
+    if "sample_id" not in frame and len(set(rows.values())) > 1:
+        (most, many), *_, (least, few) = rows.most_common()
+        problems.add(
+            "model",
+            f"{least!r} has {few} rows and {most!r} {many}: which samples are missing a column sample_id "
+            "must say",
+        )
+    label = frame["label"].groupby(ids, sort=False)
+    for sample in label.nunique(dropna=False).loc[lambda number: number > 1].index[:1]:
+        said = ", ".join(map(str, label.get_group(sample).unique()))
+        problems.add("label", f"sample {sample!r} has several labels: {said}")
+    problems.stop()
+    table = frame.assign(sample_id=ids).pivot(index="sample_id", columns="model", values="prediction")
+    order = list(dict.fromkeys(ids))
+    table = table.reindex(index=order, columns=list(dict.fromkeys(frame["model"])))
+    result = {
+        "label": label.first().reindex(order).to_numpy(dtype=object),
+        "prediction": {str(model): table[model].to_numpy(dtype=object) for model in table.columns},
+    }
+    return result | ({"sample_id": np.array(order, dtype=object)} if "sample_id" in frame else {})
 
 
 def _json(path: Path, problems: Problems) -> dict[str, Any]:
@@ -189,7 +247,8 @@ def _by_set(content: Mapping[str, Any], path: Path) -> list[TestSet]:
         parts = {str(name): {_plain(str(k)): v for k, v in value.items()} for name, value in content.items()}
         shared: Mapping[str, Any] = {}
     else:
-        suffixes = [name.removeprefix("label").removeprefix("_") for name in content if _key(name) == "label"]
+        labels = [name for name in content if name == "label" or name.startswith("label_")]
+        suffixes = [name.removeprefix("label").removeprefix("_") for name in labels]
         parts = {
             suffix: {key: content[f"{key}{suffix and '_'}{suffix}"] for key in PLAIN
                      if f"{key}{suffix and '_'}{suffix}" in content}
@@ -197,7 +256,8 @@ def _by_set(content: Mapping[str, Any], path: Path) -> list[TestSet]:
         }  # fmt: skip
         shared = {key: content[key] for key in ("model", "class") if key in content}
         for name in content:
-            if name not in PLAIN and not any(name == f"{_key(name)}_{suffix}" for suffix in suffixes):
+            of_sets = {f"{key}_{suffix}" for key in PLAIN for suffix in suffixes}
+            if name not in PLAIN and name not in of_sets:
                 problems.add(name, f"unknown array; allowed: {', '.join(PLAIN)}, also with _<test set>",
                              nearest(name, PLAIN))  # fmt: skip
     if not parts:
@@ -208,12 +268,6 @@ def _by_set(content: Mapping[str, Any], path: Path) -> list[TestSet]:
     sets = [_test_set(name, {**shared, **part}, problems) for name, part in parts.items()]
     problems.stop()
     return [found for found in sets if found is not None]
-
-
-def _key(name: str) -> str:
-    return next(
-        (key for key in ("label", "prediction", "sample_id") if name == key or name.startswith(f"{key}_")), ""
-    )
 
 
 def _test_set(name: str, content: Mapping[str, Any], problems: Problems) -> TestSet | None:
@@ -227,17 +281,25 @@ def _test_set(name: str, content: Mapping[str, Any], problems: Problems) -> Test
         problems.add(f"{place}label", f"one class per sample is needed, not shape {labels.shape}")
         return None
     if not isinstance(said, Mapping):
-        said = _by_model(said, content.get("model"), place, problems)
+        said = _by_model(said, content.get("model"), len(labels), place, problems)
     predictions = {}
     for model, values in said.items():
         column = np.asarray(values, dtype=object) if np.ndim(values) == 1 else np.empty((0, 0), dtype=object)
         if column.shape != labels.shape:
             got = len(values) if hasattr(values, "__len__") else "no"
-            problems.add(f"{place}prediction of {model}", f"{got} values for {len(labels)} labels")
+            said = f"{got} values for {len(labels)} labels"
+            if np.ndim(values) > 1:
+                said = (
+                    f"one class per sample is needed, not shape {np.shape(values)}; of logits or "
+                    "probabilities give the position of the largest (argmax over the last axis)"
+                )
+            problems.add(f"{place}prediction of {model}", said)
         predictions[str(model)] = column
     ids = content.get("sample_id")
     if ids is not None and len(ids) != len(labels):
         problems.add(f"{place}sample_id", f"{len(ids)} ids for {len(labels)} labels")
+    for name in repeated([str(value) for value in ids] if ids is not None else [])[:3]:
+        problems.add(f"{place}sample_id", f"{name!r} occurs twice")
     classes = content.get("class")
     return TestSet(
         name,
@@ -248,9 +310,19 @@ def _test_set(name: str, content: Mapping[str, Any], problems: Problems) -> Test
     )
 
 
-def _by_model(said: Any, models: Any, place: str, problems: Problems) -> dict[str, Any]:
+def _by_model(said: Any, models: Any, samples: int, place: str, problems: Problems) -> dict[str, Any]:
     """Return model to row of an array (model, sample) or (sample,), or of a list of such rows."""
     rows = list(said) if isinstance(said, list | np.ndarray) else []
+    size = np.shape(said) if isinstance(said, np.ndarray) else ()
+    if len(size) == 2 and size[0] == samples != size[1]:
+        if models is None or len(models) != size[1]:
+            problems.add(
+                f"{place}prediction",
+                f"(model, sample) is needed, not shape {size}; of logits or probabilities of one model give "
+                "the position of the largest (argmax over the last axis)",
+            )
+            return {}
+        rows = list(np.asarray(said).T)  # (sample, model), as the names of the models say
     if rows and np.ndim(rows[0]) == 0:
         rows = [rows]
     if not rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,11 +42,14 @@ def read(rows: Lines, header: Sequence[str], mapping: Mapping, problems: Problem
         if not cells[mapping.model]:
             problems.add(mapping.model, "the model has no name", line=line)
     for name in repeated(models):
-        problems.add(mapping.model, f"{name!r} has two rows")
+        line = [line for line, cells in rows if cells[mapping.model] == name][1]
+        problems.add(mapping.model, f"{name!r} has two rows", line=line)
     words = [name for name in settings(header, mapping) if _is_text([cells[name] for _, cells in rows])]
     results = [name for name in settings(header, mapping) if name not in words]
     if not results:
         problems.add("header", "no column holds numbers")
+    if mapping.clean in words:
+        problems.add(mapping.clean, "the column holds no number")
     unit = str(mapping.unit)
     shares = {
         name: [as_share(cells[name], unit, name, line, problems) for line, cells in rows] for name in results
@@ -77,6 +81,8 @@ def read(rows: Lines, header: Sequence[str], mapping: Mapping, problems: Problem
         else f"{given:,} of {size:,} results are given ({100 * given / size:.0f} %); the others are missing "
         "and stay so.",
     ]
+    if words:
+        notes.append(f"Columns of text, kept as properties of the models: {', '.join(words)}.")
     if empty:
         notes.append(f"Columns without any result: {', '.join(empty)}.")
     if mapping.clean is None:
@@ -107,7 +113,11 @@ def _as_numbers(column: list[Any]) -> list[Any]:
 def _is_text(values: Sequence[Any]) -> bool:
     """Tell whether there are values and none of them is a number."""
     known = [value for value in values if not missing(value)]
-    return bool(known) and not any(_is_number(value) for value in known)
+    return bool(known) and not any(_is_number(value) or ERROR.search(str(value)) for value in known)
+
+
+ERROR = re.compile(r"^[0-9.]+ ?(±|\+/?-|\()")
+"""What a number with its error begins with: no number, and no property either."""
 
 
 def _is_number(value: Any) -> bool:
