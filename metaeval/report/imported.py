@@ -188,7 +188,7 @@ def how_sure(cube: xr.DataTree) -> str:
             "and "
             "stand only where the number of correct samples is known."
         )
-    if "samples" in cube.children:
+    if "samples" in cube.children and len(models(cube)) > 1:
         parts.append("Models are compared on the very same samples: exact McNemar tests, Holm-adjusted.")
     if norms(cube):
         parts.append("Every robust accuracy is an upper bound that a stronger attack may lower.")

@@ -277,6 +277,14 @@ def test_one_class_one_model_and_ties(tmp_path: Path) -> None:
     assert published.paired_with_best(cube)["p"].iloc[1] == 1
 
 
+def test_one_model_is_not_compared_and_equal_classes_do_not_differ(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("label,m\n" + "0,0\n1,1\n" * 10)
+    text = text_of(page.render(cube_of(predictions.read([tmp_path / "one.csv"]), tmp_path)))
+    assert "McNemar" not in text
+    assert "For m all classes have the same accuracy." in text
+    assert "differ by" not in text
+
+
 def test_names_that_look_like_markup_are_escaped(tmp_path: Path) -> None:
     cube = small(tmp_path, "model,clean,<img src=x>\n<script>alert(1)</script>,90,50\nb,80,40\n")
     main = page.render(cube).partition("<main>")[2].partition("</main>")[0]

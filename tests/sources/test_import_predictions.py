@@ -252,6 +252,18 @@ def test_models_that_are_right_more_often_than_not_give_none(
         assert predictions.wrong_order("x", label, said, classes) == ""
 
 
+def test_too_few_samples_and_labels_of_one_class_show_no_order(tmp_path: Path) -> None:
+    few = np.array([0, 1, 2, 1])
+    assert predictions.wrong_order("x", few, np.array([[1, 1, 2, 1]]), 3) == ""
+    one = np.zeros(50, dtype=np.int64)
+    assert predictions.wrong_order("x", one, np.stack([one, one + 1]), 2) == ""
+    many = np.arange(1000) % 10
+    assert "different orders" in predictions.wrong_order("x", many, np.sort(many)[None], 10)
+    path = tmp_path / "p.csv"
+    path.write_text("label,m\n0,0\n1,1\n")
+    assert not any("compared" in note or "paired" in note for note in predictions.read([path]).notes)
+
+
 def test_one_class_and_one_model(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("label,m\n0,0\n0,0\n")
     found = predictions.read([tmp_path / "p.csv"])

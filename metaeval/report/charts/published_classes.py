@@ -88,6 +88,8 @@ def _chance(face: xr.Dataset) -> str:
     if worst < 0:
         return ""
     names = [str(name) for name in face["class"].values]
+    if observed == 0:
+        return f"For {face['model'].values[best]} all classes have the same accuracy."
     return (
         f"For {face['model'].values[best]} classes {names[worst]} and {names[top]} differ by "
         f"{words.points(observed)}; classes of equal difficulty would show about {words.points(expected)} "

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from metaeval.errors import Problem, StudyError, UsageError, unknown
 from metaeval.sources.published import test_sets
@@ -77,8 +78,11 @@ def read(
             "prediction": prediction[:, None],
         }
     warnings = [text for name in sets if (text := wrong_order(name, *coded[name], len(names)))]
+    compared = "Models are compared on the same samples" if len(models) > 1 else ""
+    unpaired = "samples of different test sets are not paired" if shifts else ""
+    said = "; ".join(part for part in (compared, unpaired) if part)
     notes = [
-        "Samples of different test sets are not paired; models are compared on the same samples.",
+        *([f"{said[0].upper()}{said[1:]}."] if said else []),
         "The files hold no attacks and no logits: nothing is said of adversarial robustness and calibration.",
     ]
     absent = [f"{m} on {n}" for n in sets for m in models if m not in sets[n].predictions]
@@ -327,16 +331,19 @@ def wrong_order(name: str, label: Integer, prediction: Integer, classes: int) ->
     sorted by class. Models that agree with each other but not with the labels show it best.
     """
     rows = prediction[(prediction >= 0).all(axis=1)]
-    if classes < 2 or not len(rows):
+    if not len(rows) or (label == label[0]).all():  # labels of one class have no order
         return ""
     best = float((rows == label).mean(axis=1).max())
     guessing = float(np.bincount(label).max() / len(label))
-    # Two standard errors, so that few samples alone raise no alarm.
+    # Two standard errors above twice chance: the best of several models may be that lucky.
     if (
         best > NEAR_CHANCE / classes + 2 * np.sqrt(1 / classes / len(label))
         or best > guessing + (1 - guessing) / 2
     ):
         return ""
+    correct = int((rows == label).sum(axis=1).max())
+    if stats.binom.cdf(correct, len(label), guessing + (1 - guessing) / 2) > 0.01:
+        return ""  # too few samples to say so
     agreement = float((rows[0] == rows[-1]).mean()) if len(rows) > 1 else float("nan")
     alike = f"; the models agree with each other on {100 * agreement:.0f} %" if agreement > 2 * best else ""
     by_class = "; its labels are sorted by class" if (np.diff(label) >= 0).all() else ""
