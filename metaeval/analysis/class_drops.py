@@ -116,11 +116,12 @@ class ClassDrops:
     def sentences(self, names: list[str]) -> list[str]:
         """Return in words which classes lose more or less than the others."""
         percent = f"{100 * self.confidence:.3g} %"
+        rest = "the other classes'" if len(names) > 2 else "the other class's"
         words = [
             f"{names[c]} loses {self.drop[c]:.3g} ({percent} {self.lower[c]:.3g} to {self.upper[c]:.3g} over "
             f"test samples, n = {self.total[c]}), "
-            f"{'more' if self.drop[c] > others else 'less'} than the other "
-            f"classes' {others:.3g} (adjusted p = {self.p[c]:.2g})."
+            f"{'more' if self.drop[c] > others else 'less'} than {rest} {others:.3g} "
+            f"(adjusted p = {self.p[c]:.2g})."
             for c in np.argsort(-self.drop, kind="stable")
             if self.p[c] < 1 - self.confidence
             for others in [np.delete(self.drop, c).mean()]
@@ -151,16 +152,16 @@ def from_outcomes(
     Raises
     ------
     UsageError
-        If an outcome is missing, there are fewer than two epsilons or three classes, or a class has fewer
-        than two samples.
+        If an outcome is missing, there are fewer than two epsilons or classes, or a class has fewer than
+        two samples.
     """
     z, labels = _complete(outcomes, label)
     check_confidence(confidence)
     if z.shape[1] < 2:
         raise UsageError("drops need outcomes at two epsilons at least")
     total = np.bincount(labels)
-    if len(total) < 3 or total.min() < 2:
-        raise UsageError("not estimable: drops per class need three classes with two samples each")
+    if len(total) < 2 or total.min() < 2:
+        raise UsageError("not estimable: comparing drops needs two classes with two samples each")
     lost = (z[:, 0] - z[:, -1]).mean(axis=0)
     parts = [lost[labels == c] for c in range(len(total))]
     drop, lower, upper = (
@@ -210,7 +211,8 @@ def _against_the_others(drop: FloatArray, variance: FloatArray, total: npt.NDArr
     freedom = (variance + rest) ** 2 / (
         variance**2 / size + ((variance**2 / size).sum() - variance**2 / size) / others**4
     )
-    return holm(2 * stats.t.sf(np.abs(difference) / np.sqrt(variance + rest), freedom))
+    p = 2 * stats.t.sf(np.abs(difference) / np.sqrt(variance + rest), freedom)
+    return holm(p) if others > 1 else p  # the two tests of two classes are one
 
 
 def compare_models(outcomes: npt.ArrayLike, label: npt.ArrayLike) -> pd.DataFrame:

@@ -55,6 +55,8 @@ class ClassVariance:
 
     def sentence(self) -> str:
         """Return in words how much of the variation is between classes."""
+        if len(self.total) < 2:
+            return "How much classes differ is not estimable: there is one class."
         spread, low, high = (
             100 * np.sqrt(np.maximum(0.0, end[0])) for end in (self.component, self.lower, self.upper)
         )

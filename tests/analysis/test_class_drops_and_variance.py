@@ -198,8 +198,8 @@ def test_cube_faces() -> None:
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="two samples"):
         class_variance.decompose(np.ones((1, 2, 3)), [0, 0, 1])
-    with pytest.raises(UsageError, match="three classes"):
-        class_drops.from_outcomes(np.ones((1, 2, 4)), [0, 0, 1, 1])
+    with pytest.raises(UsageError, match="two classes"):
+        class_drops.from_outcomes(np.ones((1, 2, 4)), [0, 0, 0, 0])
     with pytest.raises(UsageError, match="two epsilons"):
         class_drops.from_accuracy(np.ones((1, 2, 1)), [1, 1])
     with pytest.raises(UsageError, match="0 or 1"):
@@ -216,3 +216,26 @@ def test_classes_in_which_all_samples_do_the_same_have_no_interval() -> None:
         assert "interval over test samples not estimable" in found.sentence()
     with pytest.raises(UsageError, match="a label from 0 each"):
         class_variance.decompose(np.zeros((2, 3, 30)), label - 1)
+
+
+def test_two_classes_are_compared_by_one_test() -> None:
+    label = np.arange(200) % 2
+    outcomes = np.ones((1, 2, 200))
+    outcomes[0, 1, :24] = label[:24]  # 12 of the first class break
+    outcomes[0, 1, 184:] = 0
+    found = class_drops.from_outcomes(outcomes, label)
+    lost = [(outcomes[0, 0] - outcomes[0, 1])[label == c] for c in (0, 1)]
+    assert found.drop.tolist() == [lost[0].mean(), lost[1].mean()]
+    exact = stats.fisher_exact([[20, 80], [8, 92]]).pvalue
+    assert found.p.tolist() == pytest.approx([exact, exact], rel=0.3)
+    assert found.contribution.tolist() == pytest.approx([20 / 28, 8 / 28])
+    words = found.sentences(["cat", "dog"])
+    assert words[0].startswith("cat loses 0.2")
+    assert "more than the other class's 0.08" in words[0]
+    equal = class_drops.from_outcomes(np.ones((1, 2, 200)), label)
+    assert "No class is told apart" in equal.sentences(["cat", "dog"])[0]
+
+
+def test_how_much_one_class_differs_is_not_estimable() -> None:
+    found = class_variance.decompose(np.arange(60).reshape(1, 2, 30) % 2, np.zeros(30, int), resamples=20)
+    assert "not estimable" in found.sentence()
