@@ -69,8 +69,10 @@ def correlations(
         raise UsageError("correlations need finite values or NaN")
     names = _NAMES if control is None else (*_NAMES, "partial", "partial_lower", "partial_upper")
     result = {name: np.full((a.shape[1], b.shape[1]), np.nan) for name in names}
-    result["models"] = np.zeros((a.shape[1], b.shape[1]))
-    result["families"] = np.zeros((a.shape[1], b.shape[1]))
+    # What has no two models has no block, but may have one.
+    known = ~np.isnan(a) & ~np.isnan(given)[:, None]
+    result["models"] = known.T.astype(np.float64) @ ~np.isnan(b)
+    result["families"] = np.minimum(result["models"], 1)
     for rows, columns_x, columns_y in _complete_blocks(a, b, ~np.isnan(given)):
         block = _block(a[rows][:, columns_x], b[rows][:, columns_y], group[rows], given[rows], confidence)
         for name in result:

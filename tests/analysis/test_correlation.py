@@ -248,3 +248,9 @@ def test_refusals() -> None:
         correlation.largest_by_chance([[1.0], [2.0]], [[1.0], [2.0]], family=["a"])
     with pytest.raises(UsageError, match="weights"):
         resampling.pearson([[1.0], [2.0]], [[1.0], [2.0]], [[0.0, 0.0]])
+
+
+def test_one_model_is_one_model_and_nothing_is_estimable() -> None:
+    found = correlation.correlations([[1.0, np.nan]], [[2.0]])
+    assert found["models"].values.tolist() == found["families"].values.tolist() == [[1], [0]]
+    assert np.isnan(found["spearman"]).all()
