@@ -11,7 +11,7 @@ from scipy import stats
 
 from metaeval.analysis import bands
 from metaeval.analysis.differences import check_same_samples, critical_value, paired_differences
-from metaeval.analysis.reading import given_confidence, norm_dataset
+from metaeval.analysis.reading import WORST_CASE, given_confidence, norm_dataset, references
 from metaeval.errors import UsageError
 from metaeval.outcomes import broken, in_double
 
@@ -334,11 +334,29 @@ def from_cube(cube: xr.DataTree, norm: str, confidence: float | None = None) -> 
     aggregates = norm_dataset(cube, norm)
     total = aggregates["total"].sum("class")
     counted = aggregates[["correct", "inferred"]].sum("class", skipna=False)
-    return with_interval(counted["correct"], total, confidence).assign(
+    face = with_interval(counted["correct"], total, confidence).assign(
         correct=counted["correct"],
         inferred=counted["inferred"] / total.where(total > 0),
         total=total,
     )
+    words: list[str] = []
+    for reference in references(cube, norm):
+        at = face.sel(epsilon=reference.value, attack=WORST_CASE)
+        words += _sentences(at, f"{norm} {reference.label}")
+    return face.assign_attrs(sentences=words)
+
+
+def _sentences(at: xr.Dataset, where: str) -> list[str]:
+    """Return in words what each model withstands at one epsilon."""
+    level, n = f"{100 * at.attrs['confidence']:.3g} %", float(at["total"])
+    columns = (at["model"].values, *(100 * at[name].values for name in ("accuracy", "lower", "upper")))
+    return [
+        f"Worst case of {model} under {where}: not estimable, not every sample is counted."
+        if np.isnan(share)
+        else f"Worst case of {model} under {where}: accuracy {share:.3g} % ({level} {low:.3g} to {high:.3g} "
+        f"over test samples, n = {n:.0f}; the strength of the attacks is not covered)."
+        for model, share, low, high in zip(*columns, strict=True)
+    ]
 
 
 def clean_from_cube(cube: xr.DataTree, confidence: float | None = None) -> xr.Dataset:
@@ -362,5 +380,12 @@ def with_interval(correct: xr.DataArray, total: xr.DataArray, confidence: float)
     lower, upper = xr.apply_ufunc(
         wilson, correct, total, kwargs={"confidence": confidence}, output_core_dims=[[], []]
     )
-    result = xr.Dataset({"accuracy": correct / total.where(total > 0), "lower": lower, "upper": upper})
+    result = xr.Dataset(
+        {"accuracy": correct / total.where(total > 0), "lower": lower, "upper": upper},
+        attrs={
+            "method": "Wilson's interval, each number alone",
+            "confidence": confidence,
+            "covers": "choice of test samples; models and attack strength fixed",
+        },
+    )
     return result.transpose(*correct.dims)

@@ -94,7 +94,8 @@ def shifted(cube: xr.DataTree, confidence: float | None = None) -> xr.Dataset:
             "lower": face["lower"].max("severity").where(single),
             "upper": face["upper"].max("severity").where(single),
             "severities": count,
-        }
+        },
+        attrs=face.attrs,
     ).transpose("model", "shift", ...)
     clean = notions.clean_accuracy(cube) if "clean" in cube.children else None
     known = (
@@ -166,7 +167,9 @@ def drops(cube: xr.DataTree, norm: str) -> xr.Dataset | None:
     printed = group["robust_accuracy"].sel(attack=WORST_CASE).transpose("model", "class", "epsilon")
     found = class_drops.from_accuracy(printed.values, group["total"].values)
     names = {dim: [str(name) for name in group[dim].values] for dim in ("model", "class")}
-    return found.assign_coords({**names, "epsilon": group["epsilon"].values})
+    return found.assign_coords({**names, "epsilon": group["epsilon"].values}).assign_attrs(
+        method="differences of printed accuracies", covers="nothing: the source gives no per-sample outcomes"
+    )
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,11 @@ def clean_differences(cube: xr.DataTree, confidence: float | None = None) -> xr.
     result = xr.Dataset(
         {key: (("model", "shift"), values) for key, values in numbers.items()},
         {"model": face["model"], "shift": face["shift"]},
+        {
+            "method": "differences paired by sample where they can be, else Newcombe's interval",
+            "confidence": confidence,
+            "covers": "choice of test samples; models fixed",
+        },
     )
     retained = shifts.gaps(numbers["clean"].ravel(), numbers["accuracy"].ravel())["relative"].values.reshape(
         numbers["clean"].shape

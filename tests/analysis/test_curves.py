@@ -8,7 +8,8 @@ from handmade_cube import handmade_cube
 from scipy import optimize, stats
 from statsmodels.stats.proportion import proportion_confint
 
-from metaeval.analysis import curves
+from metaeval.analysis import classes, curves
+from metaeval.analysis.reading import references
 from metaeval.errors import UsageError
 
 
@@ -137,3 +138,23 @@ def test_infinite_epsilons_and_unequal_samples_are_refused() -> None:
         curves.robustness_curve([np.inf], [np.inf])
     with pytest.raises(UsageError, match="same samples"):
         curves.area_difference([0.1, 0.2, 0.3], [0.1], 0.5)
+
+
+def test_faces_say_their_method_and_what_is_covered_in_words() -> None:
+    cube = handmade_cube(failed={("linf", "plain", "square"): "out of memory"})
+    face = curves.from_cube(cube, "linf", confidence=0.9)
+    for each in (face, curves.clean_from_cube(cube, 0.9), classes.from_cube(cube, "linf", 0.9)):
+        assert "Wilson" in each.attrs["method"]
+        assert "test samples" in each.attrs["covers"]
+        assert each.attrs["confidence"] == 0.9
+    plain, robust = (
+        next(words for words in face.attrs["sentences"] if f" of {model} " in words)
+        for model in ("plain", "robust")
+    )
+    assert "not estimable" in plain
+    reference = references(cube, "linf")[0].value
+    correct = int(face["correct"].sel(model="robust", epsilon=reference, attack="worst-case"))
+    n = int(face["total"])
+    low, high = proportion_confint(correct, n, alpha=0.1, method="wilson")
+    expected = f"accuracy {100 * correct / n:.3g} % (90 % {100 * low:.3g} to {100 * high:.3g} over test"
+    assert expected in robust
