@@ -256,7 +256,7 @@ def from_cube(
         },
         {"model": kept, "epsilon": epsilons, "other_epsilon": epsilons},
         {
-            "method": "paired differences, joint simultaneous bound over all pairs and epsilons",
+            "method": "paired differences, joint simultaneous band over all pairs and epsilons",
             "samples": found.samples,
             "alpha": alpha,
             "critical": found.critical,

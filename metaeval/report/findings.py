@@ -45,10 +45,18 @@ def findings(cube: xr.DataTree) -> list[str]:
 
 def how_sure(cube: xr.DataTree) -> str:
     """Return what the intervals and tests on the page mean."""
+    count = len(models(cube))
+    tests = ""
+    if count > 1:
+        tests = (
+            " Models are compared on the very same samples: exact McNemar tests of all pairs of models, "
+            "Holm-adjusted at each reference ε"
+        )
+        cochran = "; with three models or more no pair counts unless Cochran's Q also finds a difference"
+        tests += f"{cochran if count > 2 else ''}."
     return (
-        f"Intervals are Wilson's at {words.level(confidence(cube))}. Models are compared on the very same "
-        "samples: exact McNemar tests of all pairs of models, Holm-adjusted at each reference ε; with three "
-        "models or more no pair counts unless Cochran's Q also finds a difference. Intervals and tests cover "
+        f"Intervals are Wilson's at {words.level(confidence(cube))}.{tests} "
+        f"{'Intervals and tests' if tests else 'They'} cover "
         "the choice of the test samples; they cannot cover the strength of the attacks, and every robust "
         "accuracy here is an upper bound that a stronger attack may lower."
     )

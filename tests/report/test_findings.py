@@ -299,3 +299,12 @@ def test_what_intervals_cover_counts_the_samples() -> None:
     assert "choice of the 1 test sample, not" in made["curves-linf"]
     sizes = {figure.name: figure.covers for figure in make_figures(handmade_cube())}
     assert "choice of the test samples (20 per class), not" in sizes["classes-linf"]
+
+
+def test_tests_are_spoken_of_where_there_are_some() -> None:
+    one, two, three = (findings.how_sure(handmade_cube(models=list("abc")[:count])) for count in (1, 2, 3))
+    assert "McNemar" not in one
+    assert "They cover the choice of the test samples" in one
+    assert "McNemar" in two
+    assert "Cochran" not in two
+    assert "Cochran's Q" in three
