@@ -117,8 +117,9 @@ def measures(cube: xr.DataTree) -> xr.DataArray:
     for label, value in _stored_measures(cube).items():
         columns[label] = _by_name(value["value"], names)
     said = {name: column for name, column in columns.items() if not column.isnull().all()}
-    values = np.stack([column.values for column in said.values()], axis=1)
-    return xr.DataArray(values, {"model": names, "measure": list(said)}, ("model", "measure"))
+    values = np.array([column.values for column in said.values()]).reshape(len(said), len(names)).T
+    labels = np.array(list(said), dtype=str)
+    return xr.DataArray(values, {"model": names, "measure": labels}, ("model", "measure"))
 
 
 def _stored_measures(cube: xr.DataTree) -> dict[str, xr.Dataset]:

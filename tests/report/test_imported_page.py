@@ -17,7 +17,7 @@ import xarray as xr
 from handmade_cube import handmade_cube
 from scipy import stats
 
-from metaeval.analysis import notions, predictors, published
+from metaeval.analysis import claims, notions, predictors, published
 from metaeval.analysis.paired import holm
 from metaeval.analysis.reading import counted_norms, sampled_norms
 from metaeval.cube import importing
@@ -283,6 +283,23 @@ def test_one_model_is_not_compared_and_equal_classes_do_not_differ(tmp_path: Pat
     assert "McNemar" not in text
     assert "For m all classes have the same accuracy." in text
     assert "differ by" not in text
+
+
+def test_models_of_which_nothing_but_shares_is_known(tmp_path: Path) -> None:
+    # Two places of a share fit several counts: neither clean accuracies nor properties are known.
+    rows = [f"{m},{e},{c},100,0.{k}" for m, k in (("a", 62), ("b", 51)) for e in ("0", "8/255") for c in "xy"]
+    (tmp_path / "t.csv").write_text("\n".join(["model,epsilon,class,total,accuracy", *rows]))
+    mapping = tmp_path / "t.toml"
+    mapping.write_text(
+        'layout = "long"\nunit = "fraction"\n[columns]\nvalue = "accuracy"\nclass = "class"\n'
+        'epsilon = "epsilon"\ntotal = "total"\n[constants]\nnorm = "linf"\nattack = "pgd"\n'
+    )
+    cube = cube_of(table.read(tmp_path / "t.csv", mapping), tmp_path)
+    assert notions.measures(cube).sizes["measure"] == 0
+    assert "not recoverable" in text_of(page.render(cube))
+    with pytest.raises(UsageError, match="no measure"):
+        predictors.weakest(cube)
+    assert [found.verdict for found in claims.check(cube)] == ["not estimable"] * 4
 
 
 def test_names_that_look_like_markup_are_escaped(tmp_path: Path) -> None:
