@@ -75,10 +75,14 @@ def effective_robustness(
     if ordinary.shape != p.shape:
         raise UsageError(f"baseline needs one truth value for each of {len(p)} models, not {ordinary.shape}")
     fitted = known & ordinary
-    if fitted.sum() < 4 or np.ptp(x[fitted]) == 0:
+    if fitted.sum() < 4:
+        count = int(fitted.sum())
         raise UsageError(
-            f"not estimable: {int(fitted.sum())} baseline models with finite accuracies; four are needed"
+            f"not estimable: {count} baseline model{'s' * (count != 1)} with finite accuracies; "
+            "four are needed"
         )
+    if np.ptp(x[fitted]) == 0:
+        raise UsageError("not estimable: all baseline models have the same clean accuracy")
     predicted, half = np.full(len(p), np.nan), np.full(len(p), np.nan)
     for i in np.flatnonzero(known):
         others = fitted & (np.arange(len(p)) != i)

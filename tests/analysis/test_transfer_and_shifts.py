@@ -168,3 +168,10 @@ def test_uncertainty_robustness() -> None:
     np.testing.assert_allclose(found["ratio"], [2.5, np.nan, np.nan])
     with pytest.raises(UsageError, match="at least 0"):
         shifts.uncertainty_robustness([-0.1], [0.2])
+
+
+def test_models_of_one_clean_accuracy_have_no_line() -> None:
+    with pytest.raises(UsageError, match="same clean accuracy"):
+        shifts.effective_robustness([0.9] * 6, [0.5, 0.4, 0.3, 0.6, 0.5, 0.4])
+    with pytest.raises(UsageError, match="3 baseline models with finite"):
+        shifts.effective_robustness([0.9, 0.8, 0.7], [0.5, 0.4, 0.3])

@@ -410,3 +410,13 @@ def test_clean_accuracies_stand_beside_those_of_one_epsilon(tmp_path: Path) -> N
     assert [(row[0], row[4], row[5]) for row in rows] == [
         *(("a", "0", 0.9), ("a", "0.5", 0.5), ("b", "0", 0.8), ("b", "0.5", 0.4)),
     ]
+
+
+def test_equal_accuracies_have_no_span(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(LONG.replace("0.4", "0.5"))
+    (tmp_path / "m.toml").write_text(
+        'layout = "long"\nunit = "fraction"\n[columns]\nepsilon = "epsilon"\nattack = "attack"\n'
+        '[constants]\nnorm = "linf"\n'
+    )
+    cube = cube_of(table.read(tmp_path / "t.csv", tmp_path / "m.toml"), tmp_path)
+    assert "by attack: pgd 50.0 % of all 2 models; square 60.0 % (a)." in text_of(page.render(cube))

@@ -72,6 +72,8 @@ def _finding(accuracy: xr.DataArray, label: str, name: str) -> str:
             ends = [known.isel(model=int(end(known.values))) for end in (np.argmin, np.argmax)]
             low, high = (f"{words.percent(float(e))} ({words.strong(str(e['model'].item()))})" for e in ends)
             span = f"{low} to {high}" if known.sizes["model"] > 1 else low
+            if known.sizes["model"] > 1 and np.ptp(known.values) == 0:
+                span = f"{words.percent(float(ends[0]))} of all {known.sizes['model']} models"
             said.append(f"{words.escape(str(attack))} {span}")
     return (
         f"At {name} ε = {words.escape(label)} the published accuracies are, by attack: {'; '.join(said)}."
