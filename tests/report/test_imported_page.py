@@ -253,7 +253,7 @@ def small(folder: Path, text: str) -> xr.DataTree:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("model,clean,fog\na,90,50\n", "not estimable: 1 baseline models"),
+        ("model,clean,fog\na,90,50\n", "not estimable: 1 baseline model with"),
         ("model,fog\na,50\nb,40\n", "does not say which column is the original test set"),
         ("model,fog,snow\na,,\nb,,\n", "Columns without any result: fog, snow"),
         ("model,clean,fog\na,90,50\nb,90,50\nc,90,50\nd,90,50\n", "not estimable"),
