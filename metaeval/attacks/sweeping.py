@@ -232,7 +232,7 @@ def run(
                 mode, work, column = "independent", correct, Column.fresh(len(x), column.levels)
                 runs.randomised, evaluator.votes = True, VOTES
             flags |= attack_rows(column, np.flatnonzero(work), runs, evaluator, mode, best)
-            flags["nonfinite_logits"] = float((clean_prediction == -1).mean())
+            flags["nonfinite_logits"] = float((clean_prediction < 0).mean())
     return SweepResult(
         **verdicts(column, epsilons, correct, randomised=mode == "independent"),
         forwards=runs.forwards,
