@@ -75,7 +75,7 @@ class SweepResult:
     verification : int
         Forward passes spent outside the attack: clean predictions, checks, verification and projections.
     clean_prediction : ndarray
-        int64 (n,): predicted classes of the inputs, -1 where the logits contain NaN.
+        int64 (n,): predicted classes of the inputs, `NO_CLASS` where the logits contain NaN.
     evidence : ndarray, optional
         float32 (n, \\*shape): the smallest adversarials of this call, NaN where there is none.
     verification_seconds : float
