@@ -7,6 +7,9 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+NO_CLASS = -2
+"""Stands for the predicted class where a logit is NaN: nobody's label. Unlike -1, an answer."""
+
 NORMS = ("linf", "l2", "l1")
 NORM_NAMES = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
 """As people write them."""

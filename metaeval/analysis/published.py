@@ -23,6 +23,7 @@ from metaeval.analysis.reading import (
     norms,
     samples_of,
 )
+from metaeval.cube.counts import UNKNOWN
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -151,7 +152,7 @@ def outcomes(cube: xr.DataTree, shift: str | None = None) -> tuple[list[str], Fl
     group = samples_of(cube, "clean" if shift is None else f"shifts/{shift}")
     prediction = group["prediction"] if shift is None else group["prediction"].isel(severity=0)
     values = prediction.transpose("model", "sample").values
-    complete = (values >= 0).all(axis=1)
+    complete = (values != UNKNOWN).all(axis=1)
     names = [str(name) for name in group["model"].values[complete]]
     return names, (values[complete] == group["label"].values).astype(np.float64)
 

@@ -14,6 +14,7 @@ from metaeval.analysis import shifts
 from metaeval.analysis.bands import bounded_mean
 from metaeval.analysis.curves import wilson, with_interval
 from metaeval.analysis.reading import STATUSES, given_confidence, norm_dataset, samples_of
+from metaeval.cube.counts import UNKNOWN
 from metaeval.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -210,7 +211,7 @@ def _outcomes(cube: xr.DataTree, at: xr.Dataset, models: list[str]) -> _Outcomes
     samples = samples_of(cube, f"shifts/{at['shift'].item()}")
     rows = samples.isel(sample=slice(0, count)).sel(model=models, severity=severities).load()
     said = rows["prediction"].transpose("model", "severity", "sample").values
-    right = np.where((said >= 0).all(axis=(1, 2), keepdims=True), said == rows["label"].values, np.nan)
+    right = np.where((said != UNKNOWN).all(axis=(1, 2), keepdims=True), said == rows["label"].values, np.nan)
     correct = right.mean(axis=1) if severities else np.empty((len(models), 0))
     correct[at["status"].values != "ok"] = np.nan
     return _Outcomes(correct, rows["clean"].values.astype(np.int64), severities)

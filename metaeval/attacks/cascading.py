@@ -207,7 +207,7 @@ def run_cascade(
                 forwards[position], backwards[position] = runs.forwards, runs.backwards
                 seconds[position] = _divide(time.monotonic() - started, runs, epsilons)
             state.finish()
-            flags["nonfinite_logits"] = float((clean_prediction == -1).mean())
+            flags["nonfinite_logits"] = float((clean_prediction < 0).mean())
     distance = np.where(correct, state.distance, 0.0)
     if randomised:
         distance[:, correct] = np.nan

@@ -75,7 +75,7 @@ class SweepResult:
     verification : int
         Forward passes spent outside the attack: clean predictions, checks, verification and projections.
     clean_prediction : ndarray
-        int64 (n,): predicted classes of the inputs, -1 where the logits contain NaN.
+        int64 (n,): predicted classes of the inputs, `NO_CLASS` where the logits contain NaN.
     evidence : ndarray, optional
         float32 (n, \\*shape): the smallest adversarials of this call, NaN where there is none.
     verification_seconds : float
@@ -232,7 +232,7 @@ def run(
                 mode, work, column = "independent", correct, Column.fresh(len(x), column.levels)
                 runs.randomised, evaluator.votes = True, VOTES
             flags |= attack_rows(column, np.flatnonzero(work), runs, evaluator, mode, best)
-            flags["nonfinite_logits"] = float((clean_prediction == -1).mean())
+            flags["nonfinite_logits"] = float((clean_prediction < 0).mean())
     return SweepResult(
         **verdicts(column, epsilons, correct, randomised=mode == "independent"),
         forwards=runs.forwards,

@@ -14,6 +14,7 @@ from metaeval import outcomes
 from metaeval.attacks.arithmetic import arithmetic
 from metaeval.attacks.geometry import norms, project
 from metaeval.attacks.kernel import batches, check_logits
+from metaeval.outcomes import NO_CLASS
 
 # Rows of every verifying forward pass, short batches filled up: kernels choose their algorithm by the
 # batch's shape, and the same tensor must get the same verdict whatever else is verified with it.
@@ -124,7 +125,7 @@ class Evaluator:
 
 
 def predictions(logits: Tensor) -> Tensor:
-    """Return the predicted class of each row of logits, int64; -1, which is nobody's label, if one is NaN."""
+    """Return the predicted class of each row of logits, int64; `NO_CLASS`, nobody's label, if one is NaN."""
     if len(logits) == 0:
         return torch.empty(0, dtype=torch.int64, device=logits.device)
-    return torch.where(logits.isnan().any(dim=1), -1, logits.argmax(dim=1))
+    return torch.where(logits.isnan().any(dim=1), NO_CLASS, logits.argmax(dim=1))

@@ -109,7 +109,7 @@ def _clean(store: CubeStore, selection: Selection, labels: Integer, read: _Read)
         predicted = np.full(len(labels), UNKNOWN, dtype=np.int64)
         for shard, stored in values.items():
             _fill(predicted, shard, stored["prediction"])
-        evaluated = np.bincount(labels[predicted >= 0], minlength=len(classes))
+        evaluated = np.bincount(labels[predicted != UNKNOWN], minlength=len(classes))
         right = np.bincount(labels[predicted == labels], minlength=len(classes))
         correct[position] = np.where(evaluated == total, right, UNKNOWN)
     return {

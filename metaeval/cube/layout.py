@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 
-from metaeval.outcomes import CELL_MEANINGS, NORMS
+from metaeval.outcomes import CELL_MEANINGS, NO_CLASS, NORMS
 
 SHARD = 1000
 """Samples of one task; the only chunk size along `sample`."""
@@ -62,6 +62,7 @@ def _code(dims: tuple[str, ...], meanings: Mapping[int, str], **attributes: Attr
 _MODEL = _text("model", coordinate=True)
 _CLASS = _text("class", coordinate=True)
 _ATTACK = _text("attack", coordinate=True)
+_PREDICTED = f"predicted class; {NO_CLASS} where a logit is not a number"
 _SAMPLE = _count("sample", coordinate=True, long_name="position in the seeded order of the samples")
 
 _SAMPLE_COORDINATES = {
@@ -177,7 +178,7 @@ _SAMPLES_CLEAN = {
     **_SAMPLE_COORDINATES,
     "input_hash": _text("sample", coordinate=True, long_name="content hash of the float32 input"),
     "logit": _count("logit", coordinate=True),
-    "prediction": _count("model", "sample", long_name="predicted class"),
+    "prediction": _count("model", "sample", long_name=_PREDICTED),
     "logits": Variable(("model", "sample", "logit"), "float32", float("nan")),
 }
 
@@ -223,7 +224,7 @@ SAMPLES_SHIFT = {
     "input_hash": _text("sample", coordinate=True, long_name="content hash of what the shift is made from"),
     "clean": _count("sample", coordinate=True, long_name="the same sample in /samples/clean; -1 if none"),
     "logit": _count("logit", coordinate=True),
-    "prediction": _count("model", "severity", "sample", long_name="predicted class"),
+    "prediction": _count("model", "severity", "sample", long_name=_PREDICTED),
     "logits": Variable(("model", "severity", "sample", "logit"), "float32", float("nan")),
     "distance": _real(
         "model",

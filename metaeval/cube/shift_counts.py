@@ -43,7 +43,7 @@ def count_shift(
     classes : int
     """
     total = np.bincount(labels, minlength=classes)
-    answered = prediction >= 0
+    answered = prediction != UNKNOWN
     complete = np.bincount(labels[answered], minlength=classes) == total
     correct = np.where(complete, np.bincount(labels[prediction == labels], minlength=classes), UNKNOWN)
     losses = log_losses(logits[answered], labels[answered])

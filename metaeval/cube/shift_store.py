@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaeval.cube import arrays, growth
+from metaeval.cube.counts import UNKNOWN
 from metaeval.cube.journal import Record, Task, now
 from metaeval.cube.layout import SHARD, SHIFT, SHIFT_GROUP
 from metaeval.cube.selection import Selection
@@ -111,7 +112,7 @@ def write_shift_task(
     }
     if DISTANCE in values:
         typed[DISTANCE] = np.asarray(values[DISTANCE], dtype=np.float64)
-    answered = typed["prediction"] >= 0
+    answered = typed["prediction"] != UNKNOWN
     if len(answered) != len(shift.severities):
         raise ValueError(f"{task}: {len(answered)} severities instead of {len(shift.severities)}")
     counts = np.hstack([answered, np.zeros((len(answered), 1), dtype=bool)]).argmin(axis=1)

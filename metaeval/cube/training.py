@@ -16,6 +16,7 @@ from metaeval.cube.journal import Task, now
 from metaeval.cube.layout import GROUPS
 from metaeval.cube.store import CubeStore
 from metaeval.hashing import hash_array, hash_json
+from metaeval.outcomes import NO_CLASS
 
 TRAIN = "train"  # stands for the norm in the journal's tasks
 GROUP = "samples/train"
@@ -131,7 +132,7 @@ def _samples(store: CubeStore) -> str:
 
 
 def _predictions(logits: Logits) -> npt.NDArray[np.int64]:
-    return np.where(np.isnan(logits).any(axis=1), -1, logits.argmax(axis=1)).astype(np.int64)
+    return np.where(np.isnan(logits).any(axis=1), NO_CLASS, logits.argmax(axis=1)).astype(np.int64)
 
 
 def _coordinates(

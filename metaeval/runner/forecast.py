@@ -221,8 +221,14 @@ def forecast(prepared: Prepared, *, directory: Path, device: torch.device) -> Fo
             failure=failure,
             skipped=tuple(
                 dict.fromkeys(
-                    f"{entry.name}: {task.attack.attack} ({task.attack.norm}) is skipped: {reason}"
-                    for task, reason in prepared.skips(entry.name)
+                    f"{entry.name}: {what} is skipped: {reason}"
+                    for what, reason in [
+                        *(
+                            (f"{t.attack.attack} ({t.attack.norm})", why)
+                            for t, why in prepared.skips(entry.name)
+                        ),
+                        *((f"shift {name}", why) for name, why in prepared.shift_skips(entry.name).items()),
+                    ]
                 )
             ),
         )

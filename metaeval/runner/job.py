@@ -17,6 +17,7 @@ from metaeval.cube.locks import Lock
 from metaeval.cube.shift_store import ensure_shifts, fail_shift_task, shift_task
 from metaeval.cube.store import CubeStore
 from metaeval.errors import StudyError
+from metaeval.runner.applicable import inapplicable_shift
 from metaeval.runner.cache import cache_directory, is_trained
 from metaeval.runner.devices import find_batch_size, fitting_threads, pin_precision
 from metaeval.runner.expectations import check_loaded
@@ -28,6 +29,7 @@ from metaeval.runner.publish import LOCK_WAIT, describe_study, publish
 from metaeval.runner.records import log_event, versions
 from metaeval.runner.scopes import shift_scopes
 from metaeval.runner.shift_plan import ShiftTask
+from metaeval.runner.shift_plan import shift_tasks as planned_tasks
 from metaeval.runner.shifts import axes_of, run_shift
 from metaeval.runner.tasks import identity_of, run_clean, run_task
 from metaeval.sources.models import LoadedModel, ModelEntry, load_model, train_model
@@ -221,11 +223,17 @@ class Job:
         for task, reason in self.plan.skips(entry.name):
             attack, identity = task.attack, self.identity(task, model)
             self.identities[entry.name, attack.norm, attack.attack] = identity
-            skip = self.store.journal.skip(Key(entry.name, attack.norm, attack.attack, task.shard))
-            if skip is None or (skip.reason, skip.identity) != (reason, identity):
-                self.store.skip_column(
-                    entry.name, attack.norm, attack.attack, task.shard, reason, identity=identity
-                )
+            self._skip(Key(entry.name, attack.norm, attack.attack, task.shard), reason)
+        for shifted in planned_tasks(self.prepared.shifts, entry.name):
+            if reason := inapplicable_shift(entry, shifted.plan):
+                self._skip(shift_task(entry.name, shifted.plan.shift.name, shifted.shard), reason)
+
+    def _skip(self, key: Key, reason: str) -> None:
+        """Note that a task does not apply, unless that stands there already."""
+        identity = self.identities[key.model, key.norm, key.attack]
+        known = self.store.journal.skip(key)
+        if known is None or (known.reason, known.identity) != (reason, identity):
+            self.store.skip_column(key.model, key.norm, key.attack, key.shard, reason, identity=identity)
 
     def _recall(self, entry: ModelEntry) -> None:
         """Identify a model of which no task was asked for, if that takes no training."""

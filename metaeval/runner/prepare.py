@@ -13,7 +13,7 @@ from metaeval.attacks import catalogue
 from metaeval.attacks.presets import OWN, PRESETS, stages_of
 from metaeval.errors import Problem, StudyError, UsageError, nearest, unknown
 from metaeval.runner import needed
-from metaeval.runner.applicable import inapplicable
+from metaeval.runner.applicable import inapplicable, inapplicable_shift
 from metaeval.runner.measure_plan import plan_measures
 from metaeval.runner.shift_plan import ShiftPlan, ShiftTask, plan_shifts, shift_tasks
 from metaeval.sources.data import Dataset, Samples, copies, open_data, open_training_data, take
@@ -63,7 +63,16 @@ class Prepared:
 
     def shift_tasks(self, model: str) -> list[ShiftTask]:
         """Return the tasks of one model on shifts that were asked for."""
-        return [task for task in shift_tasks(self.shifts, model) if _asked(task.title, self.only)]
+        skipped = self.shift_skips(model)
+        return [task for task in self._asked_shifts(model) if task.plan.shift.name not in skipped]
+
+    def shift_skips(self, model: str) -> dict[str, str]:
+        """Return the shifts that were asked for and do not apply to a model, and why."""
+        entry = next(entry for entry in self.entries if entry.name == model)
+        reasons = {
+            task.plan.shift.name: inapplicable_shift(entry, task.plan) for task in self._asked_shifts(model)
+        }
+        return {name: reason for name, reason in reasons.items() if reason}
 
     def work(self, model: str) -> list[Task | ShiftTask | MeasurePlan]:
         """Return all that is to be computed of one model."""
@@ -76,7 +85,10 @@ class Prepared:
 
     def asked(self, model: str) -> bool:
         """Tell whether anything of a model was asked for."""
-        return bool(self.work(model) or self.skips(model))
+        return bool(self.work(model) or self.skips(model) or self.shift_skips(model))
+
+    def _asked_shifts(self, model: str) -> list[ShiftTask]:
+        return [task for task in shift_tasks(self.shifts, model) if _asked(task.title, self.only)]
 
 
 def prepare(study: Study, *, only: str | None = None, limit: int | None = None) -> Prepared:

@@ -14,7 +14,7 @@ from metaeval.attacks.kernel import KernelResult
 from metaeval.attacks.spec import AttackSpec
 from metaeval.attacks.sweeping import run
 from metaeval.errors import UsageError
-from metaeval.outcomes import Cell, broken
+from metaeval.outcomes import NO_CLASS, Cell, broken
 
 QUICK = {"square": {"queries": 60}, "fab": {"iterations": 20}, "fab-t": {"iterations": 20}}
 SLACK = {"deepfool@torchattacks": 0.021, "fab": 0.05, "fab-t": 0.05}  # they step over the boundary on purpose
@@ -476,7 +476,7 @@ def test_a_model_that_returns_nan_is_wrong_and_never_robust():
     x, y = np.zeros((4, 2), dtype=np.float32), np.zeros(4, dtype=np.int64)
     result = sweep(Nan(), x, y, epsilons=[0.1])
     assert (result.cells == Cell.MISCLASSIFIED).all()
-    assert (result.clean_prediction == -1).all()
+    assert (result.clean_prediction == NO_CLASS).all()
 
 
 # --- arguments

@@ -31,6 +31,7 @@ from metaeval.cube.status import status
 from metaeval.cube.store import CubeStore
 from metaeval.cube.verify import verify
 from metaeval.errors import UsageError
+from metaeval.outcomes import NO_CLASS
 
 SAMPLES = 1200
 
@@ -156,6 +157,18 @@ def test_a_class_is_known_when_all_its_samples_are(store: CubeStore) -> None:
     assert int(cells["correct"].sel({"class": "Ørn"})) == -1
     assert np.isnan(cells["log_loss"].sel({"class": "Ørn"}))
     assert open_cube(store.directory)["shifts"]["status"].sel(model="first", shift="new.1") == 0
+
+
+def test_an_answer_without_a_class_is_an_answer(store: CubeStore) -> None:
+    values = answers(1, 50, 0)
+    values["prediction"][0, :50:7], values["logits"][0, :50:7] = NO_CLASS, np.nan
+    write_shift_task(store, shift_task("first", "new.1", 0), values, identity="i", settings={})
+    rebuild(store, selection(store))
+    cells = open_cube(store.directory)["shifts"].sel(model="first", shift="new.1", severity=0)
+    labels = np.array(other_set().labels)
+    right = np.isfinite(values["logits"][0]).all(axis=1) & (values["logits"][0].argmax(axis=1) == labels)
+    assert cells["correct"].values.tolist() == np.bincount(labels[right], minlength=3).tolist()
+    assert open_cube(store.directory)["shifts"]["status"].sel(model="first", shift="new.1") == 1
 
 
 def test_growth_by_severity_model_and_sample_keeps_what_is_there(store: CubeStore) -> None:

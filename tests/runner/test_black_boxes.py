@@ -300,3 +300,26 @@ def test_a_model_that_fails_later_is_said(
     monkeypatch.setattr(job, "load_model", gone)
     summary = run_study(load_study(path), output=tmp_path / "out", quiet=True, device="cpu")
     assert summary.failures == ["forest: OSError: gone"]
+
+
+def test_copies_that_need_gradients_are_skipped(
+    counted: Counted, study: Callable[..., Path], run: Callable[..., Summary]
+) -> None:
+    """As attacks are: said in the plan, with the reason in the cube, and no failure; others are made."""
+    table = '\n[[shifts]]\nsource = "attacked"\nattack = "{}"\nnorm = "linf"\nepsilon = 0.1\n'
+    shifts = table.format("fgsm") + table.format("square") + "settings = { queries = 20 }\n"
+    path = study(FOREST, '["apgd-ce"]', f'{shifts}\n[measures]\nnames = ["pgd_loss"]\ntrain_samples = 20\n')
+    folder = counted.folder / "reports/counted"
+    plan = forecast(prepare(load_study(path)), directory=folder, device=torch.device("cpu")).text()
+    reason = "its attack needs gradients, which this model does not give"
+    assert f"forest: shift fgsm is skipped: {reason}" in plan
+    assert "2 tasks to do" in plan
+    summary = run(path)
+    assert (summary.computed, summary.failures) == (2, [])
+    assert run(path).computed == 0
+    cube = open_cube(folder)
+    rows = cube["shifts"].to_dataset().sel(model="forest")
+    assert rows.status.sel(shift=["fgsm", "square"]).values.tolist() == [3, 1]
+    assert rows.reason.sel(shift="fgsm").item() == reason
+    assert cube["measures"]["value"].sel(model="forest", measure="pgd_loss", scope="square").notnull()
+    assert verify(folder) == []

@@ -289,3 +289,36 @@ def test_attacks_that_cannot_be(place: Counted, table: str, message: str) -> Non
     with pytest.raises(StudyError, match=message) as raised:
         prepare(load_study(path))
     assert raised.value.exit_code == 2
+
+
+def test_a_model_without_numbers_for_some_samples_has_answered(place: Counted) -> None:
+    """Where a logit is NaN the sample counts as misclassified; only a sample not asked is unknown."""
+    (place.folder / "halves.py").write_text(
+        "import torch\nfrom networks import Counting\n\n\nclass Half(Counting):\n    def forward(self, x):\n"
+        "        bright = (x.mean((1, 2, 3)) > 0.3)[:, None]\n"
+        "        return torch.where(bright, torch.nan, super().forward(x))\n"
+    )
+    model = (
+        '\n[[models]]\nsource = "checkpoint"\nname = "half"\narchitecture = "halves:Half"\n'
+        'weights = "one.safetensors"\n[measures]\nnames = ["accuracy", "brier"]\ntrain_samples = 50\n'
+    )
+    summary, cube = run(place, "half", CORRUPTIONS + model)
+    assert summary.failures == []
+    for path in ("clean", "shifts/contrast"):
+        samples = cube[f"samples/{path}"].to_dataset().load().sel(model="half")
+        finite = samples.logits.notnull().all("logit")
+        assert 0 < finite.sum() < finite.size
+        right = finite & (samples.logits.fillna(0).argmax("logit") == samples.label)
+        np.testing.assert_array_equal(samples.prediction == samples.label, right)
+        counts = cube[path.split("/", maxsplit=1)[0]].to_dataset().load().sel(model="half")
+        counts = counts.sel(shift="contrast", severity=[1, 5]) if "shift" in counts.dims else counts
+        np.testing.assert_array_equal(counts.correct.sum("class"), right.sum("sample"))
+    robust = cube["linf"]["correct"].sel(model="half", epsilon=0, attack="worst-case").sum()
+    assert robust == cube["clean"]["correct"].sel(model="half").sum()
+    assert (cube["shifts"]["status"].sel(model="half") == 1).all()
+    found = cube["measures"].to_dataset().load().sel(model="half", scope="contrast/1")
+    expected = cube["shifts"]["correct"].sel(model="half", shift="contrast", severity=1).sum() / 60
+    assert found.value.sel(measure="accuracy") == pytest.approx(float(expected))
+    assert "not finite" in str(found.reason.sel(measure="brier").item())
+    again, _ = run(place, "half", CORRUPTIONS + model)
+    assert again.computed == 0  # nothing is computed twice
