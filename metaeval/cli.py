@@ -334,7 +334,8 @@ def refine(
         computed = [asdict(step) for step in steps]
         print(json.dumps({"computed": computed, **refining.as_dict(advice)}, indent=2))
         return
-    print_table(refining.table(advice))
+    if rows := refining.table(advice):
+        print_table(rows)
     if steps:
         print(f"{len(steps)} epsilon{'s' * (len(steps) > 1)} computed; to keep them in the study file:")
         for norm in dict.fromkeys(step.norm for step in steps):

@@ -41,7 +41,7 @@ def test_an_imported_cube_goes_through_the_other_commands(cube: Path) -> None:
     refused = metaeval(folder, "verify", "--evidence", str(cube))
     assert refused.returncode == 2
     assert "keep no adversarials" in refused.stderr
-    assert "two models complete, sample by sample" in metaeval(folder, "refine", str(cube)).stdout
+    assert "the cube holds no such outcomes" in metaeval(folder, "refine", str(cube)).stdout
     refused = metaeval(folder, "refine", "--run", str(cube))
     assert refused.returncode == 2
     assert "imported results, which come without the models" in refused.stderr
