@@ -9,8 +9,17 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import expit
 
-from metaeval.analysis import bands, class_variance, correlation, crossings, thresholds
+from metaeval.analysis import (
+    bands,
+    class_drops,
+    class_variance,
+    correlation,
+    crossings,
+    shifts,
+    thresholds,
+)
 
 Random = np.random.Generator
 
@@ -19,6 +28,13 @@ def false_crossing(random: Random, seed: int) -> bool:
     """Tell whether two models with one true curve are certified to cross (500 samples, 61 epsilons)."""
     a, b = random.exponential(size=500) * random.uniform(0.5, 1.5, size=(2, 500))
     return crossings.certified(a, b, epsilons=np.linspace(0, 3, 61), seed=seed).count > 0
+
+
+def false_leader(random: Random, seed: int) -> bool:
+    """Tell whether one of two equal models is called the better anywhere (300 samples, 3 epsilons)."""
+    u, distance = random.random(300), random.uniform(0.9, 1.1, (2, 300))
+    distance[0, u < 0.15] = distance[1, u > 0.85] = 0
+    return bool(crossings.certified(*distance, epsilons=[0, 0.5, 1], seed=seed).sign.any())
 
 
 def families_missed(random: Random, seed: int) -> bool:
@@ -42,6 +58,23 @@ def class_variance_missed(random: Random, seed: int) -> bool:
     return not found.lower[0] <= truth <= found.upper[0]
 
 
+def drop_missed(random: Random, seed: int) -> bool:
+    """Tell whether the interval of a class's drop misses it (first of 8 classes of 50, .9 to .6)."""
+    label = np.repeat(np.arange(8), 50)
+    before = random.random(400) < 0.9
+    after = before & (random.random(400) < 0.6 / 0.9)
+    found = class_drops.from_outcomes(np.stack([before, after])[None].astype(float), label, seed=seed)
+    return not found.lower[0] <= 0.3 <= found.upper[0]
+
+
+def outlier_claimed(random: Random, seed: int) -> bool:
+    """Tell whether an ordinary model lies outside its prediction interval under shift (12 models, logit)."""
+    x = random.normal(1, 0.8, 12)
+    y = 0.1 + 0.7 * x + random.normal(0, 0.2, 12)
+    found = shifts.effective_robustness(expit(x), expit(y))
+    return bool(found.lower[0] > 0 or found.upper[0] < 0)
+
+
 def false_bend(random: Random, seed: int) -> bool:
     """Tell whether the primary threshold test finds a bend where there is none (300 samples)."""
     found = thresholds.change_of_slope(*random.exponential(2.0, (2, 300)), 1.0)
@@ -58,8 +91,11 @@ def band_missed(random: Random, seed: int) -> bool:
 
 SIMULATIONS: tuple[tuple[str, float, Callable[[Random, int], bool]], ...] = (
     ("false crossings (at most)", 0.05, false_crossing),
+    ("false leaders", 0.05, false_leader),
     ("family jackknife misses", 0.05, families_missed),
     ("class variance misses", 0.05, class_variance_missed),
+    ("drop of a class misses", 0.05, drop_missed),
+    ("prediction interval under shift misses", 0.05, outlier_claimed),
     ("false bends at the threshold", 0.05, false_bend),
     ("simultaneous band misses", 0.05, band_missed),
 )

@@ -13,5 +13,5 @@ def test_coverage_simulations_run() -> None:
     result = subprocess.run([sys.executable, SCRIPT, "3"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     lines = result.stdout.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 8
     assert all("nominal 5.0%, measured" in line and "3 repetitions" in line for line in lines)
