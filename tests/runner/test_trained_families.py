@@ -124,6 +124,7 @@ def test_failed_models_are_marked_left_out_and_not_trained_again(tmp_path: Path)
 SMALL = {
     r"\nsamples = 250": "\nsamples = 10",
     "train_samples = 4000": "train_samples = 500",
+    "train_samples = 1000": "train_samples = 50",
     "batch_size = 32": "batch_size = 8",
     r"batch_size = \[32, 128\]": "batch_size = [8, 16]",
     r"epochs = \d+": "epochs = 3",
