@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from csv_tables import read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,14 +17,6 @@ from metaeval.sources.published import numbers, table
 from metaeval.sources.published.content import Published
 
 MAPPINGS = Path(__file__).parents[2] / "studies" / "mappings"
-
-
-def read(folder: Path, text: str, mapping: str | None = None) -> Published:
-    (folder / "t.csv").write_text(text)
-    if mapping is None:
-        return table.read(folder / "t.csv")
-    (folder / "m.toml").write_text(mapping)
-    return table.read(folder / "t.csv", folder / "m.toml")
 
 
 # Counts ---------------------------------------------------------------------------------------------------

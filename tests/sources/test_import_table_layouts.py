@@ -7,18 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from csv_tables import read
 
 from metaeval.errors import StudyError
-from metaeval.sources.published import table
-from metaeval.sources.published.content import Published
-
-
-def read(folder: Path, text: str, mapping: str | None = None) -> Published:
-    (folder / "t.csv").write_text(text)
-    if mapping is None:
-        return table.read(folder / "t.csv")
-    (folder / "m.toml").write_text(mapping)
-    return table.read(folder / "t.csv", folder / "m.toml")
 
 
 def refused(folder: Path, text: str, message: str, mapping: str | None = None) -> None:
