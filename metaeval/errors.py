@@ -19,6 +19,12 @@ def unknown(kind: str, word: str, allowed: Iterable[str]) -> tuple[str, str | No
     return f"unknown {kind} {word!r}; allowed: {', '.join(names)}", nearest(word, names)
 
 
+def unknown_name(kind: str, word: str, allowed: Iterable[str]) -> UsageError:
+    """Return the error for an unknown name outside of a study file."""
+    message, near = unknown(kind, word, allowed)
+    return UsageError(f"{message}; did you mean {near!r}?" if near else message)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in a study file: where it is, what is wrong, what was probably meant."""

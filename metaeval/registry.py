@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from metaeval.errors import UsageError, unknown
+from metaeval.errors import UsageError, unknown_name
 
 
 def names(group: str, builtin: Mapping[str, str]) -> list[str]:
@@ -29,8 +29,7 @@ def load(group: str, builtin: Mapping[str, str], name: str) -> Any:
     for point in entry_points(group=f"metaeval.{group}"):
         if point.name == name:
             return point.load()
-    message, suggestion = unknown(group.rstrip("s"), name, names(group, builtin))
-    raise UsageError(f"{message}; did you mean {suggestion!r}?" if suggestion else message)
+    raise unknown_name(group.rstrip("s"), name, names(group, builtin))
 
 
 def resolve(reference: str) -> Any:

@@ -109,19 +109,23 @@ def combine(x: npt.ArrayLike, y: npt.ArrayLike, family: npt.ArrayLike, confidenc
     return Combined(table, average, lower, upper, prediction, float(found.p[0]), tuple(left_out), found)
 
 
-def from_cube(cube: xr.DataTree, notion: str, *, confidence: float | None = None) -> dict[str, Combined]:
+def from_cube(
+    cube: xr.DataTree, notion: str, *, read: notions.Columns | None = None, confidence: float | None = None
+) -> dict[str, Combined]:
     """Return, for each property and measure of a cube's models where it is estimable, what `combine` finds.
 
     Parameters
     ----------
     notion : str
         Of `notions.robustness`.
+    read : Columns, optional
+        Of this cube, if they are read already.
     """
     confidence = given_confidence(cube, confidence)
-    read = notions.read_columns(cube)
+    read = notions.read_columns(cube) if read is None else read
     x, y = read.measures, read.robustness.sel(notion=notion)
     found = {}
-    for name in notions.candidates(cube):
+    for name in notions.candidates(cube, read):
         try:
             found[name] = combine(x.sel(measure=name).values, y.values, read.family, confidence)
         except UsageError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import optimize, stats
 
 from metaeval.analysis.bands import check_confidence
-from metaeval.errors import UsageError, unknown
+from metaeval.errors import UsageError, unknown_name
 
 FloatArray = npt.NDArray[np.float64]
 Method = Literal["FE", "DL", "HE", "ML", "REML", "PM"]
@@ -155,9 +155,9 @@ def random_effects(
     """
     check_confidence(confidence)
     if method not in ESTIMATORS:
-        raise UsageError(_named("method", method, ESTIMATORS))
+        raise unknown_name("method", method, ESTIMATORS)
     if test not in TESTS:
-        raise UsageError(_named("test", test, TESTS))
+        raise unknown_name("test", test, TESTS)
     problem = _Problem(*checked(y, v, moderators))
     k, p = problem.x.shape
     freedom = k - p
@@ -212,11 +212,6 @@ def random_effects(
 def _critical(test: str, confidence: float, freedom: int) -> float:
     tail = (1 - confidence) / 2
     return float(stats.norm.isf(tail) if test == "z" else stats.t.isf(tail, freedom))
-
-
-def _named(kind: str, word: str, allowed: Iterable[str]) -> str:
-    message, near = unknown(kind, word, allowed)
-    return f"{message}; did you mean {near!r}?" if near else message
 
 
 def checked(

@@ -114,26 +114,31 @@ def measures(cube: xr.DataTree) -> xr.DataArray:
                 truth = {"true": 1.0, "false": 0.0}
                 flags = [truth.get(str(value), np.nan) for value in variable.values]
                 columns[str(name)] = _by_name(variable.copy(data=flags), names)
-    for label, value in _stored_measures(cube).items():
-        columns[label] = _by_name(value["value"], names)
+    for label, (value,) in _stored(cube, "value").items():
+        columns[label] = _by_name(value, names)
     said = {name: column for name, column in columns.items() if not column.isnull().all()}
     values = np.array([column.values for column in said.values()]).reshape(len(said), len(names)).T
     labels = np.array(list(said), dtype=str)
     return xr.DataArray(values, {"model": names, "measure": labels}, ("model", "measure"))
 
 
-def _stored_measures(cube: xr.DataTree) -> dict[str, xr.Dataset]:
-    """Return each measure of the cube, one scope each, over (model)."""
-    if "measures" not in cube.children or "value" not in cube.children["measures"].data_vars:
+def _stored(cube: xr.DataTree, *variables: str) -> dict[str, list[xr.DataArray]]:
+    """Return variables of each measure of the cube, one scope each, if the cube has all of them."""
+    if not {"value", *variables} <= set(
+        cube.children["measures"].variables if "measures" in cube.children else ()
+    ):
         return {}
     group = norm_dataset(cube, "measures")
+    known = group["value"].notnull().any("model")
     scopes = group["scope"].values if "scope" in group.dims else [None]
+    columns = [group[name].load() for name in variables]
     found = {}
-    for measure in group["measure"].values:
-        for scope in scopes:
-            at = group.sel(measure=measure) if scope is None else group.sel(measure=measure, scope=scope)
-            if not at["value"].isnull().all():
-                found[str(measure) if len(scopes) == 1 else f"{measure} ({scope})"] = at
+    for i, measure in enumerate(group["measure"].values):
+        for j, scope in enumerate(scopes):
+            at = {"measure": i} if scope is None else {"measure": i, "scope": j}
+            if known.isel(at):
+                label = str(measure) if len(scopes) == 1 else f"{measure} ({scope})"
+                found[label] = [column.isel(at, missing_dims="ignore") for column in columns]
     return found
 
 
@@ -156,12 +161,9 @@ def with_errors(cube: xr.DataTree) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Return values and standard errors over the models of each measure that has standard errors."""
     names = [str(name) for name in clean_accuracy(cube)["model"].values]
     return {
-        label: (
-            shift_notions.by_model(stored["value"], names),
-            shift_notions.by_model(stored["standard_error"], names),
-        )
-        for label, stored in _stored_measures(cube).items()
-        if "standard_error" in stored and not stored["standard_error"].isnull().all()
+        label: (shift_notions.by_model(value, names), shift_notions.by_model(error, names))
+        for label, (value, error) in _stored(cube, "value", "standard_error").items()
+        if not error.isnull().all()
     }
 
 
@@ -170,23 +172,21 @@ def searched(cube: xr.DataTree) -> dict[str, tuple[FloatArray, FloatArray]]:
     names = [str(name) for name in clean_accuracy(cube)["model"].values]
     kinds = measure_families(cube)
     return {
-        label: (
-            shift_notions.by_model(stored["lower"], names),
-            shift_notions.by_model(stored["upper"], names),
-        )
-        for label, stored in _stored_measures(cube).items()
-        if kinds[label][0] == "sharpness" and {"lower", "upper"} <= set(stored.data_vars)
+        label: (shift_notions.by_model(lower, names), shift_notions.by_model(upper, names))
+        for label, (lower, upper) in _stored(cube, "lower", "upper").items()
+        if kinds[label][0] == "sharpness"
     }
 
 
 def measure_families(cube: xr.DataTree) -> dict[str, tuple[str, int]]:
     """Return the family and the expected sign (0 = none) of each measure, named as in `measures`."""
+    family, sign = _stored(cube, "family"), _stored(cube, "expected_sign")
     return {
         label: (
-            str(stored.coords["family"].item()) if "family" in stored.coords else "",
-            int(stored.coords["expected_sign"].item()) if "expected_sign" in stored.coords else 0,
+            str(family[label][0].item()) if label in family else "",
+            int(sign[label][0].item()) if label in sign else 0,
         )
-        for label, stored in _stored_measures(cube).items()
+        for label in _stored(cube)
     }
 
 

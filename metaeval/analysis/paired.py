@@ -10,7 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from metaeval.analysis.reading import WORST_CASE, norm_dataset, samples_of, status
-from metaeval.errors import UsageError, unknown
+from metaeval.errors import UsageError, unknown_name
 from metaeval.outcomes import Cell
 
 FloatArray = npt.NDArray[np.float64]
@@ -175,8 +175,7 @@ def outcomes(cube: xr.DataTree, norm: str, epsilon: float, attack: str = WORST_C
         values = np.where((values == 1) & missing, np.nan, values)
     else:
         if attack not in names:
-            message, near = unknown("attack", attack, [WORST_CASE, *names])
-            raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
+            raise unknown_name("attack", attack, [WORST_CASE, *names])
         values = result[:, names.index(attack)]
     return xr.DataArray(values, {"model": aggregates["model"].values}, ("model", "sample"))
 

@@ -11,7 +11,7 @@ import xarray as xr
 from scipy import stats
 
 from metaeval.analysis import correlation, literature, meta, notions
-from metaeval.errors import UsageError, unknown
+from metaeval.errors import UsageError, unknown_name
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -82,8 +82,7 @@ def _columns(read: notions.Columns, measure: str, notion: str) -> tuple[FloatArr
     for table, kind, name in ((read.measures, "measure", measure), (read.robustness, "notion", notion)):
         there = [str(value) for value in table[kind].values]
         if name not in there:
-            message, near = unknown(kind, name, there)
-            raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
+            raise unknown_name(kind, name, there)
         found.append(np.asarray(table.sel({kind: name}).values, dtype=np.float64))
     return found[0], found[1]
 

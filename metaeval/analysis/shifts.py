@@ -11,7 +11,7 @@ import xarray as xr
 from scipy import special, stats
 
 from metaeval.analysis.bands import check_confidence
-from metaeval.errors import UsageError, unknown
+from metaeval.errors import UsageError, unknown_name
 
 FloatArray = npt.NDArray[np.float64]
 Scale = Literal["logit", "probit", "linear"]
@@ -61,8 +61,7 @@ def effective_robustness(
     """
     check_confidence(confidence)
     if scale not in SCALES:
-        message, near = unknown("scale", scale, SCALES)
-        raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
+        raise unknown_name("scale", scale, SCALES)
     p, q = np.asarray(accuracy, dtype=np.float64), np.asarray(shifted, dtype=np.float64)
     if p.ndim != 1 or p.shape != q.shape:
         raise UsageError(f"two accuracies per model are needed, not {p.shape} and {q.shape}")

@@ -38,7 +38,7 @@ from metaeval.attacks.sweeping import (
     verdicts,
 )
 from metaeval.attacks.verify import VOTES, Evaluator
-from metaeval.errors import UsageError, unknown
+from metaeval.errors import UsageError, unknown_name
 from metaeval.hashing import hash_samples
 
 Stage = tuple[AttackSpec, dict[str, Any]]  # an attack and its resolved settings
@@ -312,8 +312,7 @@ def _divide(seconds: float, runs: AttackRuns, epsilons: Floats) -> Floats:
 def _resolve(stages: str | Sequence[str | tuple[str, Mapping[str, Any]]], norm: str) -> list[Stage]:
     if isinstance(stages, str):
         if stages not in PRESETS:
-            message, near = unknown("preset", stages, PRESETS)
-            raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
+            raise unknown_name("preset", stages, PRESETS)
         try:
             stages = stages_of(stages, norm)
         except ValueError as error:

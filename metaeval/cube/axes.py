@@ -20,7 +20,7 @@ from metaeval.cube.files import read_json, write_atomically
 from metaeval.cube.journal import epsilon_hex
 from metaeval.cube.layout import FORMAT, WORST_CASE
 from metaeval.cube.shift_axes import ShiftAxes
-from metaeval.errors import UsageError, unknown
+from metaeval.errors import UsageError, unknown_name
 from metaeval.hashing import hash_json
 from metaeval.outcomes import NORMS
 
@@ -105,8 +105,7 @@ class Axes:
         With `input_shape` the norm keeps adversarials of that shape from now on.
         """
         if norm not in NORMS:
-            message, near = unknown("norm", norm, NORMS)
-            raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
+            raise unknown_name("norm", norm, NORMS)
         if WORST_CASE in attacks:
             raise UsageError(f"{WORST_CASE!r} is the name of an aggregate, not of an attack")
         _distinct("attack", attacks)

@@ -13,7 +13,7 @@ from metaeval.cube import arrays
 from metaeval.cube.files import read_json
 from metaeval.cube.layout import GROUPS
 from metaeval.cube.store import CubeStore
-from metaeval.errors import UsageError, unknown
+from metaeval.errors import UsageError, unknown_name
 from metaeval.hashing import hash_array
 from metaeval.outcomes import NORMS
 
@@ -55,8 +55,7 @@ def distances(x: npt.ArrayLike, y: npt.ArrayLike, norm: str = "linf") -> FloatAr
     from scipy.spatial.distance import cdist
 
     if norm not in METRICS:
-        message, near = unknown("norm", norm, NORMS)
-        raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
+        raise unknown_name("norm", norm, NORMS)
     flat, labels = np.asarray(x, dtype=np.float64), codes(y)
     if flat.ndim < 2 or labels.shape != flat.shape[:1] or not len(flat):
         raise UsageError(f"inputs {flat.shape} need one label per sample, not {labels.shape}")

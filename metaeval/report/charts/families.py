@@ -27,14 +27,15 @@ COLUMNS = ("measure", "family", "kind", "correlation", "lower", "upper", "weight
 def figures(cube: xr.DataTree) -> list[Figure]:
     """Return one figure for each norm's first accuracy for which five families are large enough."""
     try:
-        named = [str(name) for name in notions.robustness(cube)["notion"].values]
+        read = notions.read_columns(cube)
     except UsageError:
         return []
+    named = [str(name) for name in read.robustness["notion"].values]
     made = []
     for norm in norms(cube):
         accuracies = [name for name in named if name.startswith(f"{norm} ") and name.endswith(" accuracy")]
         for notion in accuracies[:1]:
-            found = families.from_cube(cube, notion)
+            found = families.from_cube(cube, notion, read=read)
             if found:
                 made.append(_figure(cube, norm, notion, found))
     return made

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from metaeval.errors import Problem, StudyError, UsageError, unknown
+from metaeval.errors import Problem, StudyError, unknown_name
 from metaeval.sources.published import test_sets
 from metaeval.sources.published.content import Problems, Published, repeated
 from metaeval.sources.published.numbers import missing
@@ -53,8 +53,7 @@ def read(
     """
     sets = _merged(files, labels)
     if original is not None and original not in sets:
-        message, near = unknown("test set", original, sets)
-        raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
+        raise unknown_name("test set", original, sets)
     first = original or next(iter(sets))
     names = _classes(list(sets.values()), classes, files)
     models = list(dict.fromkeys(model for found in sets.values() for model in found.predictions))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metaeval.errors import Problem, StudyError, UsageError, unknown
+from metaeval.errors import Problem, StudyError, UsageError, unknown_name
 from metaeval.sources.data.archives import DAMAGE, open_files
 from metaeval.sources.published import corruptions
 from metaeval.sources.published.content import ALL, Problems, Published, existing, read_bytes
@@ -87,8 +87,7 @@ def read(
     problems: list[Problem] = []
     boards: dict[tuple[str, str], Leaderboard] = {}
     if threat_model is not None and threat_model not in THREATS:
-        message, near = unknown("threat model", threat_model, THREATS)
-        raise UsageError(f"{message}; did you mean {near!r}?" if near else message)
+        raise unknown_name("threat model", threat_model, THREATS)
     for origin, place, content in _files(paths):
         found = Problems(place)
         parts = PurePosixPath(place).parts
